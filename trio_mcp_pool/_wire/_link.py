@@ -1,0 +1,143 @@
+"""One connection as its wire sees it.
+
+A *wire* is what carries one MCP session: a child process with its pipes, or an HTTP client. Wires know nothing of pools.
+Each is an async context manager that is entered and left by the connection's owner task, gives a live `mcp.Client`, and is
+handed a `Link` and nothing else of the house. Through the link the wire reports what it learns: how far the dial has come,
+that a byte was heard, that the session is gone. From the link it reads the little it must know: how long it may take to
+leave.
+
+A `Call` is one verb of one caller on its way through a session. It travels in a context variable, because the request
+passes through the SDK before it reaches the wire again, and the wire must be able to say two things about it that the SDK
+has no words for: that its last byte was accepted by the operating system, and why it failed if not by a JSON-RPC error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from typing import final
+
+import trio
+
+from .._errors import Phase, PoolError
+
+# Shorter values are words like "1" or "on": to mask them would blot out half of every line.
+_SHORTEST_SECRET = 4
+
+
+@final
+class Call:
+    """One verb of one caller, as the wire sees it."""
+
+    __slots__ = ("failure", "scope", "written")
+
+    def __init__(self, scope: trio.CancelScope) -> None:
+        self.scope = scope
+        """Cancelled when the connection closes under the call."""
+        self.written = False
+        """Whether any request of this call was written. While it is `False`, nothing can have run."""
+        self.failure: PoolError | None = None
+        """Why the request failed, where a JSON-RPC error could not say it."""
+
+    def fail(self, why: PoolError) -> None:
+        """Give the call its error and end it. For failures to which no JSON-RPC response will ever come. Synchronous."""
+        if self.failure is None:
+            self.failure = why
+        self.scope.cancel(reason=str(why))
+
+
+current_call: ContextVar[Call | None] = ContextVar("trio_mcp_pool_call", default=None)
+"""The call on whose behalf the current task sends."""
+
+
+@final
+class Link:
+    """What the wire of one connection and its owner tell each other. All methods are synchronous and never raise."""
+
+    def __init__(
+        self,
+        server: str,
+        *,
+        on_lost: Callable[[], None] = lambda: None,
+        on_failing: Callable[[BaseException], None] = lambda _: None,
+        connect_timeout: float = math.inf,
+        close_timeout: float = 10,
+        write_timeout: float = math.inf,
+        probe_timeout: float = 10,
+    ) -> None:
+        self.server = server
+        """The server's name in the pool, for errors and log lines."""
+        self.connect_timeout = connect_timeout
+        self.close_timeout = close_timeout
+        """Seconds that leaving the wire may take."""
+        self.write_timeout = write_timeout
+        """Seconds without a byte accepted, while one waits to be written, after which the session is dead."""
+        self.probe_timeout = probe_timeout
+        self.close_by = math.inf
+        """The time on Trio's clock by which the wire must be gone; set by the owner just before it leaves the wire."""
+        self.leaving = False
+        """Whether the owner has begun to leave: from here on nothing new is sent, courtesy notices included."""
+
+        self.phase: Phase = "spawn"
+        """How far the dial has come. The wire moves it on."""
+        self.pid: int | None = None
+        """The process id of a child, once it runs."""
+        self.exit_status: int | None = None
+        """The return code of a child, once it is reaped; negative: the signal that ended it."""
+        self.heard_at = -math.inf
+        """When the last byte arrived, on Trio's clock. Only wires that can tell keep it up to date."""
+        self.killed: list[int] = []
+        """Processes that had to be killed on leaving."""
+        self.left_behind: list[int] = []
+        """Processes that escaped and still run."""
+
+        self.lost_cause: BaseException | None = None
+        self.is_lost = False
+        """Whether the session is gone."""
+        self._on_lost = on_lost
+        self._on_failing = on_failing
+        self._stderr = b""
+        self._secrets: tuple[str, ...] = ()
+
+    # What the wire reports.
+
+    def lost(self, cause: BaseException | None = None) -> None:
+        """The session is gone: end of stream, a dead process, a session the server no longer knows. Idempotent."""
+        if self.is_lost:
+            return
+        self.is_lost = True
+        self.lost_cause = cause
+        self._on_lost()
+
+    def failing(self, why: BaseException) -> None:
+        """The dial has failed with `why` and only cleaning up remains, which may take a while. The owner tells those who
+        wait without waiting for that."""
+        self._on_failing(why)
+
+    def heard(self) -> None:
+        """Bytes arrived from the server."""
+        self.heard_at = trio.current_time()
+
+    # What a child wrote to stderr, and what must not be shown of it.
+
+    def keep_secret(self, values: Iterable[str]) -> None:
+        """From now on mask these values wherever text of the server's own making is shown."""
+        self._secrets = tuple(
+            sorted({*self._secrets, *(v for v in values if len(v) >= _SHORTEST_SECRET)}, key=len, reverse=True)
+        )
+
+    def mask(self, text: str) -> str:
+        """`text` with every known secret value replaced by `***`."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    def set_stderr(self, tail: bytes) -> None:
+        """The last bytes that the child wrote to stderr."""
+        self._stderr = tail
+
+    @property
+    def stderr_tail(self) -> str:
+        """The end of the child's stderr as text, with known secrets masked."""
+        return self.mask(self._stderr.decode("utf-8", "replace"))
