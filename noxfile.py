@@ -1,0 +1,100 @@
+"""Everything that is checked before a change lands. `nox --list` shows the sessions; `nox` alone runs the quick ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.5.1"
+nox.options.sessions = ["lint", "mypy", "pyright", "docs", "tests"]
+nox.options.error_on_missing_interpreters = False
+nox.options.reuse_venv = "yes"
+
+PYTHONS = ["3.11", "3.12", "3.13"]
+PROJECT = nox.project.load_toml("pyproject.toml")
+
+# flake8-async's checks. 100-123 are mistakes; 300 a task that nobody keeps; 900 a yield inside a scope of an async generator;
+# 910-913 a function that may return, or a loop that may turn, without a checkpoint.
+FLAKE8_ASYNC = (
+    "ASYNC100,ASYNC101,ASYNC102,ASYNC103,ASYNC104,ASYNC105,ASYNC109,ASYNC110,ASYNC111,ASYNC112,ASYNC113,ASYNC114,"
+    "ASYNC116,ASYNC119,ASYNC120,ASYNC122,ASYNC123,ASYNC128,ASYNC300,ASYNC900,ASYNC910,ASYNC911,ASYNC912,ASYNC913"
+)
+
+
+def group(name: str) -> list[str]:
+    """The requirements of one of the dependency groups in pyproject.toml."""
+    return list(nox.project.dependency_groups(PROJECT, name))
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """The tests on the newest dependencies, on every Python that is there. Arguments go to pytest."""
+    session.install("-e", ".", *group("test"))
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def tests_lowest(session: nox.Session) -> None:
+    """The tests on the lowest dependencies that are allowed. Arguments go to pytest."""
+    session.install("-e", ".", *group("test"), "-c", "constraints/lowest.txt")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """The tests with branch coverage of the package and of the tests."""
+    session.install("-e", ".", *group("test"))
+    session.run("pytest", "--cov", "--cov-report=term", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff, its formatter, and flake8-async."""
+    session.install(*group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run(
+        "flake8-async",
+        f"--enable={FLAKE8_ASYNC}",
+        # The generators behind these are context managers: a yield inside their scopes is what they are for.
+        "--transform-async-generator-decorators=asynccontextmanager,fixture",
+        *sorted(map(str, Path("trio_mcp_pool").rglob("*.py"))),
+    )
+
+
+@nox.session
+def mypy(session: nox.Session) -> None:
+    """mypy --strict, without trio-typing, whose stubs would shadow Trio's own types."""
+    session.install("-e", ".", "nox", *group("typing"))
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def pyright(session: nox.Session) -> None:
+    """pyright, and that every public name has a complete type."""
+    session.install("-e", ".", *group("typing"))
+    session.run("pyright")
+    session.run("pyright", "--verifytypes", "trio_mcp_pool", "--ignoreexternal")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """A program that has trio-typing installed can use the library."""
+    session.install("-e", ".[typing]")
+    session.run("python", "-W", "error::DeprecationWarning:trio_mcp_pool", "tests/typing/with_trio_typing.py")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation; every warning is an error."""
+    session.install("-e", ".", *group("docs"))
+    session.run("towncrier", "build", "--draft", "--version", "next", silent=True)
+    session.run("sphinx-build", "-W", "--keep-going", "-q", "-E", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The benchmark. Arguments go to `python -m benchmarks`."""
+    session.install("-e", ".", *group("bench"))
+    session.run("python", "-m", "benchmarks", *session.posargs)
