@@ -1,4 +1,4 @@
-"""Everything that is checked before a change lands. `nox --list` shows the sessions; `nox` alone runs the quick ones."""
+"""All that is checked before a change lands. `nox --list` shows the sessions; `nox` alone runs the quick ones."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ nox.options.reuse_venv = "yes"
 PYTHONS = ["3.11", "3.12", "3.13"]
 PROJECT = nox.project.load_toml("pyproject.toml")
 
-# flake8-async's checks. 100-123 are mistakes; 300 a task that nobody keeps; 900 a yield inside a scope of an async generator;
-# 910-913 a function that may return, or a loop that may turn, without a checkpoint.
+# Of flake8-async: 100-128 are mistakes; 300 a task that nobody keeps; 900 a yield inside a scope of an async generator; 912
+# and 913 a scope or an endless loop that cannot be cancelled. 910 and 911 (some path has no checkpoint) are asked of the
+# public verbs alone (R17): inside the house a function that waits only sometimes is nothing unusual.
 FLAKE8_ASYNC = (
-    "ASYNC100,ASYNC101,ASYNC102,ASYNC103,ASYNC104,ASYNC105,ASYNC109,ASYNC110,ASYNC111,ASYNC112,ASYNC113,ASYNC114,"
-    "ASYNC116,ASYNC119,ASYNC120,ASYNC122,ASYNC123,ASYNC128,ASYNC300,ASYNC900,ASYNC910,ASYNC911,ASYNC912,ASYNC913"
+    "ASYNC100,ASYNC101,ASYNC102,ASYNC103,ASYNC104,ASYNC105,ASYNC111,ASYNC112,ASYNC113,ASYNC116,ASYNC119,ASYNC120,"
+    "ASYNC122,ASYNC123,ASYNC128,ASYNC300,ASYNC900,ASYNC912,ASYNC913"
 )
+FLAKE8_ASYNC_PUBLIC = "ASYNC910,ASYNC911"
+PUBLIC_VERBS = ["trio_mcp_pool/_pool.py", "trio_mcp_pool/_session.py"]
 
 
 def group(name: str) -> list[str]:
@@ -54,13 +57,11 @@ def lint(session: nox.Session) -> None:
     session.install(*group("lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    session.run(
-        "flake8-async",
-        f"--enable={FLAKE8_ASYNC}",
-        # The generators behind these are context managers: a yield inside their scopes is what they are for.
-        "--transform-async-generator-decorators=asynccontextmanager,fixture",
-        *sorted(map(str, Path("trio_mcp_pool").rglob("*.py"))),
-    )
+    # The generators behind these are context managers: a yield inside their scopes is what they are for.
+    decorators = "--transform-async-generator-decorators=asynccontextmanager,fixture"
+    modules = sorted(map(str, Path("trio_mcp_pool").rglob("*.py")))
+    session.run("flake8-async", f"--enable={FLAKE8_ASYNC}", decorators, *modules)
+    session.run("flake8-async", f"--enable={FLAKE8_ASYNC_PUBLIC}", decorators, *PUBLIC_VERBS)
 
 
 @nox.session

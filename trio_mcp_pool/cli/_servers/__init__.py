@@ -1,0 +1,1 @@
+"""Two small MCP servers for the demo, the examples and a first try. Each is a real process and speaks real MCP."""
