@@ -64,18 +64,23 @@ async def _board() -> AsyncIterator[str]:
             await process.stdout.aclose()
 
 
-async def _play(title: str, scene: Scene, stage: Stage) -> list[str]:
+def _told(error: Exception) -> str:
+    """What went wrong, in a line. Scenes use nurseries, so it may be several things."""
+    if isinstance(error, ExceptionGroup):
+        return "; ".join(dict.fromkeys(_told(part) for part in error.exceptions))
+    if isinstance(error, trio.TooSlowError):
+        return f"not done after {_SCENE_SECONDS:g} s"
+    return str(error) if isinstance(error, NotShown) else f"{type(error).__name__}: {error}"
+
+
+async def play(title: str, scene: Scene, stage: Stage) -> list[str]:
     """One scene, within its time; gives what was not shown."""
     stage.report.scene(title)
     try:
         with trio.fail_after(_SCENE_SECONDS):
             await scene(stage)
-    except NotShown as error:
-        problem = str(error)
-    except trio.TooSlowError:
-        problem = f"not done after {_SCENE_SECONDS:g} s"
     except Exception as error:
-        problem = f"{type(error).__name__}: {error}"
+        problem = _told(error)
     else:
         return []
     stage.report.failed(problem)
@@ -96,10 +101,10 @@ async def demo(report: Report) -> list[str]:
         async with open_pool(servers, observers=[narrator]) as pool:
             stage = Stage(pool=pool, report=report, url=url, notebook=NOTEBOOK)
             for title, scene in _SCENES:
-                missing += await _play(title, scene, stage)
+                missing += await play(title, scene, stage)
             closing = time.perf_counter()
         took = time.perf_counter() - closing
-        missing += await _play("The end of the pool", lambda _: _scenes.nothing_left(stage, narrator, took), stage)
+        missing += await play("The end of the pool", lambda _: _scenes.nothing_left(stage, narrator, took), stage)
     report.table()
     report.scene(f"Done in {milliseconds(time.perf_counter() - began)}.")
     return missing

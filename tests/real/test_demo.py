@@ -1,0 +1,62 @@
+"""The demo shows what it says, in time, and fails when it does not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+from trio_mcp_pool.cli import _demo
+from trio_mcp_pool.cli._report import NotShown, Report, expect
+from trio_mcp_pool.cli._scenes import Stage
+
+
+def test_the_demo_succeeds_in_under_twenty_seconds() -> None:
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "trio_mcp_pool.cli", "demo"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert time.monotonic() - began < 20
+    assert done.stderr == ""
+    for shown in ("The figures", "Fifty calls at once", "Ada wrote", "OutcomeUnknownError", "none is left"):
+        assert shown in done.stdout
+
+
+async def test_a_scene_that_does_not_happen_is_named_and_the_others_go_on() -> None:
+    said: list[str] = []
+    stage = Stage(pool=None, report=Report(said.append), url="", notebook=[])  # type: ignore[arg-type]
+
+    async def wrong(stage: Stage) -> None:
+        expect(False, "two and two were five")
+
+    async def broken(stage: Stage) -> None:
+        raise ExceptionGroup("several", [NotShown("the pool slept"), ValueError("x")])
+
+    async def fine(stage: Stage) -> None:
+        expect(True, "nothing")
+
+    assert await _demo.play("Sums", wrong, stage) == ["Sums: two and two were five"]
+    assert await _demo.play("Sleep", broken, stage) == ["Sleep: the pool slept; ValueError: x"]
+    assert await _demo.play("Fine", fine, stage) == []
+    assert "  NOT SHOWN: two and two were five" in said
+
+
+def test_a_wrong_command_line_exits_with_two_and_the_version_is_told() -> None:
+    wrong = subprocess.run(
+        [sys.executable, "-m", "trio_mcp_pool.cli", "demoo"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert wrong.returncode == 2
+    version = subprocess.run(
+        [sys.executable, "-m", "trio_mcp_pool.cli", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert version.stdout.startswith("trio-mcp-pool 0.")
