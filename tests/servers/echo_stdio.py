@@ -74,7 +74,7 @@ def call(request, name, arguments):
         write(json.dumps(answer).encode().replace(b"?", b"\xe9") + b"\n")
         return None
     if name == "garbage":
-        write(b"this is not JSON\n\n[1, 2\n\xff\xfe\n")
+        write(b"this is not JSON\n\n[1, 2\n" + (b"\xff\xfe\n" if arguments.get("binary") else b""))
         return text("after the garbage")
     if name == "log":
         for line in arguments["lines"]:

@@ -12,7 +12,6 @@ in their environment and reported.
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import signal
@@ -24,11 +23,9 @@ from typing import Final, final
 import trio
 from mcp.client.stdio import get_default_environment
 
-from ._descendants import MARKER, group_members, marked_processes, wait_gone
+from ._descendants import MARKER, group_members, report_escaped, status_unreaped, wait_gone
 from ._link import Link
 from ._stderr import Stderr
-
-logger = logging.getLogger("trio_mcp_pool.wire")
 
 _CHUNK: Final = 65536
 _READS_IN_A_ROW: Final = 16
@@ -129,12 +126,11 @@ class Child:
                     await trio.lowlevel.wait_readable(handle)
                 finally:
                     os.close(handle)
-                self._tell(_status_unreaped(pid))
+                self._tell(status_unreaped(pid) or 0)
                 # Until it is reaped, its pid is taken, so the group's number cannot mean anybody else.
                 members = await trio.to_thread.run_sync(group_members, pid)
-                members.pop(pid, None)
                 _kill_group(pid, signal.SIGKILL)
-                self._link.killed += [member for member in members if member not in self._link.killed]
+                self._link.killed += [member for member in members if member != pid]
                 await self._process.wait()
             else:
                 self._tell(await self._process.wait())
@@ -179,7 +175,7 @@ class Child:
         finally:
             with trio.CancelScope(shield=True, deadline=now + bound + _REAP):
                 await self._force(now + bound, patience)
-                await self._report_escaped()
+                await report_escaped(self._link, self._mark)
 
     async def _force(self, end: float, patience: float) -> None:
         pid = self._process.pid
@@ -194,24 +190,6 @@ class Child:
             _kill_group(pid, signal.SIGKILL)
         await self._gone.wait()
         await wait_gone(self._link.killed)
-
-    async def _report_escaped(self) -> None:
-        escaped = await trio.to_thread.run_sync(marked_processes, self._mark, abandon_on_cancel=True)
-        if escaped:
-            self._link.left_behind += escaped
-            logger.warning(
-                "server %s: processes that it started have left its process group and still run: pids %s",
-                self._link.server,
-                ", ".join(map(str, escaped)),
-            )
-
-
-def _status_unreaped(pid: int) -> int:
-    """The return code of an exited child that is not yet reaped, as `subprocess` counts it."""
-    info = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    if info is None:
-        return 0
-    return info.si_status if info.si_code == os.CLD_EXITED else -info.si_status
 
 
 def _kill_group(pgid: int, sig: signal.Signals) -> None:

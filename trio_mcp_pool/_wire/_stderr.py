@@ -26,7 +26,8 @@ class Stderr:
     """Reads one child's stderr until it ends or is closed. Owns the file descriptor."""
 
     def __init__(self, link: Link, fd: int) -> None:
-        os.set_blocking(fd, False)
+        if os.name == "posix":
+            os.set_blocking(fd, False)
         self._link = link
         self._fd = fd
         self._tail = b""
@@ -35,14 +36,32 @@ class Stderr:
 
     async def run(self) -> None:
         """Read for ever. Shielded, because the reasons for an end are often written while everything is cancelled."""
+        if os.name != "posix":
+            await self._run_in_thread()
+            return
         with self._closed:
             while self._fd >= 0:
                 await trio.lowlevel.wait_readable(self._fd)
                 if not self.read_now():
                     return
 
+    async def _run_in_thread(self) -> None:
+        """Where a pipe cannot be waited for: a thread reads it, and closes it, even when nobody waits for the thread."""
+        fd, self._fd = self._fd, -1
+
+        def read() -> None:
+            try:
+                while chunk := os.read(fd, 65536):
+                    trio.from_thread.run_sync(self._take, chunk)
+            finally:
+                os.close(fd)
+
+        await trio.to_thread.run_sync(read, abandon_on_cancel=True)
+
     def read_now(self) -> bool:
         """Take what is there. `False` at the end of the stream."""
+        if os.name != "posix":
+            return False
         for _ in range(32):  # a bound, so that a child that never stops talking does not hold the loop
             if self._fd < 0:
                 return False
