@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, final
 
+import anyio
 import trio
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class PoolError(Exception):
 
 
 @final
-class PoolClosedError(PoolError, trio.ClosedResourceError):
+class PoolClosedError(PoolError, trio.ClosedResourceError, anyio.ClosedResourceError):
     """The pool, or the scope, is closed: it takes no new leases, and what still ran was cut off unsent."""
 
 
@@ -132,12 +133,12 @@ class AcquireTimeoutError(PoolError, TimeoutError):
 
 
 @final
-class SessionLostError(PoolError, trio.BrokenResourceError):
+class SessionLostError(PoolError, trio.BrokenResourceError, anyio.BrokenResourceError):
     """The session is gone and the request was not written. Nothing ran: sending it again is safe."""
 
 
 @final
-class OutcomeUnknownError(PoolError, trio.BrokenResourceError):
+class OutcomeUnknownError(PoolError, trio.BrokenResourceError, anyio.BrokenResourceError):
     """The request was written and no answer can come any more. The tool may have run, wholly, partly, or not at all.
 
     Deliberately not a `SessionLostError`: code that catches 'safe to send again' must not catch this.
@@ -169,5 +170,5 @@ class MessageTooLargeError(PoolError):
 
 
 @final
-class LeaseEndedError(PoolError, trio.ClosedResourceError):
+class LeaseEndedError(PoolError, trio.ClosedResourceError, anyio.ClosedResourceError):
     """The session handle was used after its release: the session may belong to somebody else by now."""

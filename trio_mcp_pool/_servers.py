@@ -249,6 +249,8 @@ class HttpServer(_ClientOptions, Server):
         link.phase = "configure"
         headers = await _resolve(self.headers, "HttpServer.headers") or {}
         link.keep_secret(headers.values())
+        parts = urlsplit(self.url)
+        link.keep_secret(filter(None, (parts.username, parts.password, parts.query)))
         link.phase = "connect"
         wire = connect_http(
             link, self.url, headers, self.auth, self.transport, self.max_sse_event_size, self._client_options()
@@ -289,6 +291,7 @@ class InProcessServer(_ClientOptions, Server):
     @asynccontextmanager
     async def _connect(self, link: Link) -> AsyncIterator[mcp.Client]:
         link.phase = "handshake"
+        link.tells_written = False
         async with mcp.Client(self.server, **self._client_options()) as client:
             yield client
 
@@ -321,6 +324,7 @@ class CustomServer(Server):
     @asynccontextmanager
     async def _connect(self, link: Link) -> AsyncIterator[mcp.Client]:
         link.phase = "connect"
+        link.tells_written = False
         async with self.factory() as client:
             if not isinstance(client, mcp.Client):
                 raise TypeError(f"CustomServer.factory must give an mcp.Client, not {type(client).__name__}")

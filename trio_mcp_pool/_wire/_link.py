@@ -87,6 +87,8 @@ class Link:
         """The return code of a child, once it is reaped; negative: the signal that ended it."""
         self.heard_at = -math.inf
         """When the last byte arrived, on Trio's clock. Only wires that can tell keep it up to date."""
+        self.tells_written = True
+        """Whether the wire marks a call as written. One that cannot makes every call count as written from its start."""
         self.killed: list[int] = []
         """Processes that had to be killed on leaving."""
         self.left_behind: list[int] = []

@@ -1,0 +1,744 @@
+"""The matcher: who gets which session, and what has to be started or stopped for it.
+
+A lane holds all connections and all waiters of one key, a server and a scope, as two ordered collections. Things happen to
+it: somebody asks, gives up or gives back; a dial succeeds or fails; a session dies, lies idle, grows too old; the server is
+drained or the pool closes. Each of these is one synchronous step. A step changes the collections, matches waiters with
+free sessions, and collects what follows from it (dials to start, connections to close, events to tell) in a `Step`, which
+the pool carries out afterwards. Nothing inside a step awaits, so under Trio nothing can happen in the middle of one, and
+no lock is needed. Steps are protected from `KeyboardInterrupt`, which could otherwise fall between two lines (R17).
+
+The matching itself is three sentences. The first waiter gets the ready connection with the fewest leases, among equals the
+one used last, so that the surplus may idle out (R4). Only when all are full is a new one dialled, as many as the waiters
+need and the policy allows, closing ones counted (R5, R9). Whatever frees capacity ends in the same matching, so that it
+always wakes somebody.
+
+A waiter receives its lease through a memory channel without buffer (R6). If sending would block, the waiter has left and
+merely has not run yet; the lease is undone and the next waiter tried. So no session is ever on its way to nobody.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Awaitable, Callable, Hashable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, final
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from . import _events as events
+from ._books import Counts, Tally
+from ._connection import Connection, State
+from ._errors import (
+    AcquireTimeoutError,
+    ConnectError,
+    PoolError,
+    SessionLostError,
+    TooManyWaitersError,
+)
+from ._health import Health
+from ._policy import PoolPolicy
+
+if TYPE_CHECKING:
+    from ._events import CloseReason
+    from ._servers import Server
+    from ._statistics import PoolStatistics
+
+_READY = State.READY
+# `max_lifetime` is shortened by up to this share.
+_LIFETIME_JITTER = 0.05
+
+
+@final
+class Lease:
+    """One holder's claim on one connection, from acquire to release."""
+
+    __slots__ = ("connection", "ended", "lane", "since", "task")
+
+    def __init__(self, lane: Lane, connection: Connection, task: object, since: float) -> None:
+        self.lane = lane
+        self.connection = connection
+        self.task = task
+        self.since = since
+        self.ended = False
+
+
+@final
+class Waiter:
+    """One task in the queue, and the channel on which it will receive a lease or an error."""
+
+    __slots__ = ("receive", "send", "since", "task")
+
+    def __init__(self) -> None:
+        self.task = trio.lowlevel.current_task()
+        self.since = trio.current_time()
+        self.send, self.receive = trio.open_memory_channel[Lease | PoolError](0)
+
+
+@final
+@dataclass(slots=True)
+class Step:
+    """What follows from one step, to be carried out after it."""
+
+    dial: list[Connection] = field(default_factory=list)
+    """Owners to start, as `max_connecting` allows."""
+    dial_over: bool = False
+    """A dial has ended in one way or another: others may have their turn."""
+    close: list[tuple[Connection, float]] = field(default_factory=list)
+    """Connections to leave, and by when."""
+    events: list[events.Event] = field(default_factory=list)
+    wake_at: float = math.inf
+    """When to match again although nothing happened: the end of a backoff."""
+    siblings: bool = False
+    """Whether the server's other lanes must match again: a trial dial has ended."""
+    gone: bool = False
+    """Whether a connection has really gone."""
+
+
+class Host(Protocol):
+    """What a lane needs of the pool."""
+
+    observed: bool
+    """Whether anybody listens to events."""
+
+    def apply(self, lane: Lane, step: Step, /) -> None:
+        """Carry out what follows from a step."""
+
+    def number(self) -> int:
+        """The next connection's number."""
+
+    def statistics(self) -> PoolStatistics:
+        """The pool's state, for the error that carries it."""
+
+    def fatal(self, error: BaseException, /) -> None:
+        """Something that is no `Exception` came out of an owner."""
+
+    def spawn(self, task: Callable[[], Awaitable[None]], name: str, /) -> None:
+        """Run a task in the pool's nursery."""
+
+
+@final
+class Lane:
+    """All connections and all waiters of one server and scope."""
+
+    def __init__(
+        self,
+        host: Host,
+        name: str,
+        scope: Hashable,
+        server: Server,
+        policy: PoolPolicy,
+        health: Health,
+        tally: Tally,
+        siblings: dict[Hashable, Lane],
+        *,
+        stateful: bool = False,
+    ) -> None:
+        self.host = host
+        self.name = name
+        self.scope = scope
+        self.server = server
+        self.policy = policy
+        self.health = health
+        self.tally = tally
+        self.siblings = siblings
+        """All lanes of this server by scope, this one among them."""
+        self.stateful = stateful
+        """Whether the end of a session must be told to the next caller, because it may have held state."""
+        self.counts = Counts()
+        self.waiters: dict[Waiter, None] = {}
+        self.connections: dict[Connection, None] = {}
+        self.refusal: PoolError | None = None
+        """Why no lease is given any more."""
+        self.notice: SessionLostError | None = None
+
+    def __repr__(self) -> str:
+        return f"<Lane of {self.name!r}: {len(self.connections)} connections, {len(self.waiters)} waiters>"
+
+    # Asking, giving up, giving back.
+
+    @enable_ki_protection
+    def take(self) -> Lease | None:
+        """A lease at once, or `None` if it would take a wait or a dial. Raises what a caller must be told first."""
+        if self.refusal is not None or self.notice is not None:
+            self._refuse()
+        if self.waiters or (connection := self._best()) is None:
+            return None
+        lease = self._lend(connection, trio.lowlevel.current_task())
+        if self.host.observed:
+            self._done(Step(events=[self._told(events.LeaseStarted, connection, waited=0.0)]))
+        return lease
+
+    @enable_ki_protection
+    async def acquire(self) -> Lease:
+        """A lease, waited for if need be."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        lease = self.take()
+        if lease is None:
+            return await self.wait()
+        try:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        except BaseException:
+            self.release(lease)
+            raise
+        return lease
+
+    @enable_ki_protection
+    async def wait(self) -> Lease:
+        """Queue for a lease that `take` did not give in this same step."""
+        waiter = Waiter()
+        self._queue(waiter)
+        timeout = self.policy.acquire_timeout
+        got: Lease | PoolError | None = None
+        try:
+            with trio.move_on_after(timeout) if timeout < math.inf else nullcontext():
+                got = await waiter.receive.receive()
+        except BaseException:
+            self._withdraw(waiter, "cancelled")
+            raise
+        if got is None:
+            self._withdraw(waiter, "timed out")
+            raise AcquireTimeoutError(
+                f"no session of server {self.name!r} was free within acquire_timeout ({timeout:g} s)", server=self.name
+            ) from self.health.error
+        if isinstance(got, PoolError):
+            raise got
+        return got
+
+    @enable_ki_protection
+    def release(self, lease: Lease) -> None:
+        """Give a lease back. Idempotent, and without effect on a connection that is no longer live."""
+        if lease.ended:
+            return
+        lease.ended = True
+        connection = lease.connection
+        leases = connection.leases
+        if lease not in leases:
+            return
+        leases.remove(lease)
+        now = trio.current_time()
+        self.counts.usage_seconds += now - lease.since
+        if leases and not self.waiters and not self.host.observed:
+            return
+        step = Step() if self.waiters or self.host.observed or connection.state is not _READY else None
+        if step is not None and self.host.observed:
+            step.events.append(self._told(events.LeaseEnded, connection, used=now - lease.since))
+        if not leases:
+            self.tally.use(-1)
+            connection.idle_since = now
+            if connection.state is not _READY:
+                assert step is not None
+                self._close(step, connection, connection.end_reason or "drained")
+            else:
+                connection.wake(self.next_question(connection))
+        if step is not None:
+            self._match(step)
+            self._done(step)
+
+    # What owners report: see `Listener` in `_connection.py`.
+
+    @enable_ki_protection
+    def dialled(self, connection: Connection) -> None:
+        if connection.state is not State.DIALING:
+            return
+        step = Step(dial_over=True)
+        connection.move(_READY)
+        now = connection.ready_at = connection.idle_since = trio.current_time()
+        lifetime = self.policy.max_lifetime
+        connection.retire_at = now + lifetime * (1 - _LIFETIME_JITTER * random.random()) if lifetime < math.inf else math.inf
+        took = now - connection.began_at
+        self.counts.connect_seconds += took
+        self._trial_over(step, connection)
+        step.events.append(self._told(events.SessionOpened, connection, seconds=took, pid=connection.link.pid))
+        for other in self.connections:
+            # One more is ready, so one that was kept for `min_sessions` may now be surplus.
+            if other.state is _READY and not other.leases:
+                other.wake(self.next_question(other))
+        self._match(step)
+        self._done(step)
+
+    @enable_ki_protection
+    def dial_failed(self, connection: Connection, error: ConnectError, cause: BaseException | None) -> None:
+        if connection.state is not State.DIALING:
+            return
+        step = Step(dial_over=True)
+        self._begin_closing(connection, "failed")
+        now = trio.current_time()
+        connection.give_up(now + self.policy.close_timeout)
+        self.health.failed(error, cause, self.policy.backoff)
+        step.events.append(self._told(events.DialFailed, connection, error=error, seconds=now - connection.began_at))
+        self._trial_over(step, connection)
+        if self.policy.when_unavailable == "fail" and not self._hope():
+            self._tell_waiters(error)
+        self._match(step)
+        self._done(step)
+
+    @enable_ki_protection
+    def died(self, connection: Connection) -> None:
+        if not connection.live:
+            return
+        step = Step()
+        self.counts.sessions_lost += 1
+        cause = connection.link.lost_cause
+        reason = connection.link.mask(str(cause)) if cause is not None else "end of stream"
+        step.events.append(self._told(events.SessionDied, connection, reason=reason))
+        connection.move(State.BROKEN)
+        if not connection.proven and trio.current_time() - connection.ready_at < self.policy.backoff.cap:
+            link = connection.link
+            error = ConnectError(
+                f"the session of server {self.name!r} died before it had answered anything: {reason}",
+                server=self.name,
+                phase="handshake",
+                exit_status=link.exit_status,
+                stderr_tail=link.stderr_tail,
+            )
+            self.health.died_young(error, self.policy.backoff)
+        self._close(step, connection, "broken")
+        self._match(step)
+        self._done(step)
+
+    @enable_ki_protection
+    def proved(self, connection: Connection) -> None:
+        connection.proven = True
+        if self.health.failures:
+            self.health.proved()
+            step = Step(siblings=True)
+            self._match(step)
+            self._done(step)
+
+    def next_question(self, connection: Connection) -> float:
+        if connection.state is not _READY:
+            return connection.drain_by
+        at = connection.retire_at
+        if connection.suspect_since < math.inf:
+            at = min(at, connection.suspect_since + self.policy.probe_timeout)
+        if not connection.leases:
+            if self._surplus():
+                at = min(at, connection.idle_since + self.policy.idle_timeout)
+            if self.policy.probe_interval is not None:
+                at = min(at, self._last_sign(connection) + self.policy.probe_interval)
+        return at
+
+    @enable_ki_protection
+    def asked(self, connection: Connection) -> bool:
+        now = trio.current_time()
+        step = Step()
+        probe = False
+        if connection.state is not _READY:
+            if now >= connection.drain_by:
+                self._close(step, connection, connection.end_reason or "drained")
+        elif now >= connection.retire_at:
+            self._retire(step, connection, "lifetime", math.inf)
+        elif not connection.leases and self._surplus() and now >= connection.idle_since + self.policy.idle_timeout:
+            self._close(step, connection, "idle")
+        elif now >= connection.suspect_since + self.policy.probe_timeout:
+            probe = connection.link.heard_at <= connection.suspect_since
+            if not probe:
+                connection.suspect_since = math.inf
+        elif self.policy.probe_interval is not None and not connection.leases:
+            probe = now >= self._last_sign(connection) + self.policy.probe_interval
+        self._match(step)
+        self._done(step)
+        return probe
+
+    @enable_ki_protection
+    def probed(self, connection: Connection, alive: bool) -> None:
+        now = trio.current_time()
+        if alive:
+            connection.suspect_since = math.inf
+            connection.probed_at = now
+            if connection.unfit:
+                connection.unfit = False
+                step = Step()
+                self._match(step)
+                self._done(step)
+        elif connection.calls:
+            # A server with one thread cannot answer while it works; its long call must not die for that.
+            connection.unfit = True
+            connection.suspect_since = now
+        else:
+            connection.link.lost(TimeoutError("it did not answer a probe"))
+
+    @enable_ki_protection
+    def suspect(self, connection: Connection) -> None:
+        """A call was cancelled or timed out: from now on, silence must be explained."""
+        if connection.state is _READY and connection.suspect_since == math.inf:
+            connection.suspect_since = trio.current_time()
+            connection.wake(connection.suspect_since + self.policy.probe_timeout)
+
+    @enable_ki_protection
+    def gone(self, connection: Connection) -> None:
+        step = Step(gone=True, dial_over=True)
+        self._bury(step, connection)
+        self._match(step)
+        self._done(step)
+
+    def fatal(self, error: BaseException) -> None:
+        self.host.fatal(error)
+
+    def spawn(self, task: Callable[[], Awaitable[None]], name: str) -> None:
+        self.host.spawn(task, name)
+
+    # What the pool does to it.
+
+    @enable_ki_protection
+    def tick(self) -> None:
+        """Match again: a backoff has ended, a trial elsewhere is over, or sessions are to be kept open."""
+        step = Step()
+        self._match(step)
+        self._done(step)
+
+    @enable_ki_protection
+    def drain(self, timeout: float, reason: CloseReason = "drained") -> list[Connection]:
+        """No new leases on these connections; running ones have `timeout` seconds. Returns the connections."""
+        step = Step()
+        old = list(self.connections)
+        by = trio.current_time() + timeout
+        for connection in old:
+            if connection.state is State.DIALING:
+                self._close(step, connection, reason)
+            elif connection.state is _READY:
+                self._retire(step, connection, reason, by)
+            elif connection.state is State.DRAINING:
+                connection.end_reason = reason
+                connection.drain_by = min(connection.drain_by, by)
+                connection.wake(connection.drain_by)
+        self.health.forget()
+        self._match(step)
+        self._done(step)
+        return old
+
+    @enable_ki_protection
+    def refuse(self, error: PoolError) -> None:
+        """Give no more leases, and tell those who wait."""
+        self.refusal = error
+        self._tell_waiters(error)
+
+    @enable_ki_protection
+    def end_leases(self, task: object) -> None:
+        """End the leases that a task holds and can no longer give back."""
+        for connection in list(self.connections):
+            for lease in [lease for lease in connection.leases if isinstance(lease, Lease) and lease.task is task]:
+                self.release(lease)
+
+    @enable_ki_protection
+    def close(self, reason: CloseReason, by: float) -> None:
+        """Close all connections, whatever runs on them, by the given time."""
+        step = Step()
+        for connection in list(self.connections):
+            if connection.state is State.CLOSING:
+                connection.hasten(by)
+            else:
+                self._close(step, connection, reason, by)
+        self._done(step)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the lane has a live session, free or not."""
+        return any(connection.state is _READY for connection in self.connections)
+
+    @property
+    def empty(self) -> bool:
+        """Whether the lane may be forgotten."""
+        return not self.connections and not self.waiters
+
+    def gauges(self) -> dict[str, int]:
+        """How things stand, read off the collections."""
+        idle = in_use = connecting = closing = leases = 0
+        for connection in self.connections:
+            held = len(connection.leases)
+            leases += held
+            if held:
+                in_use += 1
+            elif connection.state is _READY:
+                idle += 1
+            elif connection.state is State.DIALING:
+                connecting += 1
+            else:
+                closing += 1
+        return {
+            "min_sessions": self.policy.min_sessions,
+            "max_sessions": self.policy.max_sessions,
+            "size": len(self.connections),
+            "sessions_idle": idle,
+            "sessions_in_use": in_use,
+            "sessions_connecting": connecting,
+            "sessions_closing": closing,
+            "tasks_waiting_acquire": len(self.waiters),
+            "leases_in_flight": leases,
+        }
+
+    # Inside a step.
+
+    def _best(self) -> Connection | None:
+        most = self.policy.max_in_flight
+        best: Connection | None = None
+        for connection in self.connections:
+            if connection.state is not _READY or connection.unfit:
+                continue
+            held = len(connection.leases)
+            if held >= most:
+                continue
+            if best is None or (held, -connection.last_used) < (len(best.leases), -best.last_used):
+                best = connection
+        return best
+
+    def _lend(self, connection: Connection, task: object) -> Lease:
+        lease = Lease(self, connection, task, trio.current_time())
+        if not connection.leases:
+            self.tally.use(1)
+        connection.leases.add(lease)
+        self.counts.acquires += 1
+        connection.last_used = self.counts.acquires
+        return lease
+
+    def _match(self, step: Step) -> None:
+        while self.waiters:
+            waiter = next(iter(self.waiters))
+            if self.notice is not None:
+                error, self.notice = self.notice, None
+                self._tell(waiter, error)
+                continue
+            connection = self._best()
+            if connection is None:
+                break
+            self._hand_over(step, waiter, connection)
+        if self.refusal is None:
+            self._dial(step)
+            if (
+                self.waiters
+                and self.health.left_alone
+                and self.policy.when_unavailable == "fail"
+                and not self._hope()
+            ):
+                self._tell_waiters(self.health.unavailable())
+
+    def _hand_over(self, step: Step, waiter: Waiter, connection: Connection) -> None:
+        del self.waiters[waiter]
+        before = (connection.last_used, self.counts.acquires)
+        lease = self._lend(connection, waiter.task)
+        try:
+            waiter.send.send_nowait(lease)
+        except trio.WouldBlock:
+            # It was cancelled in this very tick and will find itself gone from the queue: undo.
+            lease.ended = True
+            connection.leases.remove(lease)
+            connection.last_used, self.counts.acquires = before
+            if not connection.leases:
+                self.tally.use(-1)
+            self.tally.wait(-1)
+            return
+        self.tally.wait(-1)
+        waited = trio.current_time() - waiter.since
+        self.counts.acquires_waited += 1
+        self.counts.acquire_wait_seconds += waited
+        step.events.append(self._told(events.LeaseStarted, connection, waited=waited))
+
+    def _tell(self, waiter: Waiter, error: PoolError) -> None:
+        """Send a waiter away with an error."""
+        del self.waiters[waiter]
+        self.tally.wait(-1)
+        try:
+            waiter.send.send_nowait(error._fresh())
+        except trio.WouldBlock:
+            return
+        waited = trio.current_time() - waiter.since
+        self.counts.acquires_rejected += 1
+        self.counts.acquire_wait_seconds += waited
+
+    def _tell_waiters(self, error: PoolError) -> None:
+        for waiter in list(self.waiters):
+            self._tell(waiter, error)
+
+    def _dial(self, step: Step) -> None:
+        dialling = ready = 0
+        for connection in self.connections:
+            dialling += connection.state is State.DIALING
+            ready += connection.state is _READY
+        wanted = max(
+            -(-len(self.waiters) // self.policy.max_in_flight) - dialling,
+            self.policy.min_sessions - dialling - ready,
+        )
+        wanted = min(wanted, self.policy.max_sessions - len(self.connections))
+        if wanted <= 0:
+            return
+        if self.health.failures:
+            if self.health.left_alone:
+                step.wake_at = self.health.retry_at
+                return
+            if self.health.trial is not None:
+                return
+            wanted = 1
+        for _ in range(wanted):
+            connection = Connection(self.host.number(), self.name, self.server, self.policy, self)
+            self.connections[connection] = None
+            self.counts.connects += 1
+            if self.health.failures:
+                self.health.trial = connection
+            step.dial.append(connection)
+            step.events.append(self._told(events.DialStarted, connection))
+
+    def _trial_over(self, step: Step, connection: Connection) -> None:
+        if self.health.trial is connection:
+            self.health.trial = None
+            step.siblings = True
+
+    def _hope(self) -> bool:
+        """Whether a waiter may still be served by what the lane has."""
+        return any(c.state is _READY or c.state is State.DIALING for c in self.connections)
+
+    def _surplus(self) -> bool:
+        """Whether a ready session may be closed without falling below `min_sessions`."""
+        least = self.policy.min_sessions
+        return least == 0 or sum(c.state is _READY for c in self.connections) > least
+
+    @staticmethod
+    def _last_sign(connection: Connection) -> float:
+        return max(connection.ready_at, connection.link.heard_at, connection.probed_at)
+
+    def _retire(self, step: Step, connection: Connection, reason: CloseReason, by: float) -> None:
+        if not connection.leases:
+            self._close(step, connection, reason)
+            return
+        connection.move(State.DRAINING)
+        connection.end_reason = reason
+        connection.drain_by = by
+        connection.wake(by)
+
+    def _begin_closing(self, connection: Connection, reason: CloseReason | Literal["failed"]) -> None:
+        connection.move(State.CLOSING)
+        connection.end_reason = reason
+        connection.closing_since = trio.current_time()
+
+    def _close(self, step: Step, connection: Connection, reason: CloseReason, by: float | None = None) -> None:
+        was_session = connection.state is not State.DIALING
+        self._begin_closing(connection, reason)
+        now = trio.current_time()
+        if connection.leases:
+            self.tally.use(-1)
+            for lease in connection.leases:
+                assert isinstance(lease, Lease)
+                self.counts.usage_seconds += now - lease.since
+                step.events.append(self._told(events.LeaseEnded, connection, used=now - lease.since))
+            connection.leases.clear()
+        if self.stateful and was_session and reason != "shutdown" and self.refusal is None:
+            self.notice = SessionLostError(
+                f"the session that this scope had with server {self.name!r} is gone, and what it remembered with it; "
+                "the next call gets a new one",
+                server=self.name,
+            )
+        if not was_session:
+            step.dial_over = True
+            self._trial_over(step, connection)
+        if connection.started:
+            step.close.append((connection, now + self.policy.close_timeout if by is None else by))
+        else:
+            self._bury(step, connection)
+
+    def _bury(self, step: Step, connection: Connection) -> None:
+        """The connection is really gone: it stops counting."""
+        failed = connection.end_reason == "failed"
+        connection.move(State.FAILED if failed else State.CLOSED)
+        del self.connections[connection]
+        if failed:
+            self.counts.connects_failed += 1
+        else:
+            name = f"closed_{connection.end_reason}"
+            setattr(self.counts, name, getattr(self.counts, name) + 1)
+        step.gone = True
+        link = connection.link
+        step.events.append(
+            self._told(
+                events.SessionClosed,
+                connection,
+                reason=connection.end_reason,
+                seconds=trio.current_time() - connection.closing_since,
+                exit_status=link.exit_status,
+                killed=tuple(link.killed),
+                left_behind=tuple(link.left_behind),
+            )
+        )
+
+    @enable_ki_protection
+    def _queue(self, waiter: Waiter) -> None:
+        self._check_not_deadlocked(waiter.task)
+        if not self._hope() and self.health.left_alone and self.policy.when_unavailable == "fail":
+            self._reject(self.health.unavailable())
+        step = Step()
+        self.waiters[waiter] = None
+        self.tally.wait(1)
+        self._match(step)
+        most = self.policy.max_waiting
+        if most is not None:
+            dialling = sum(c.state is State.DIALING for c in self.connections)
+            if len(self.waiters) - dialling * self.policy.max_in_flight > most:
+                del self.waiters[waiter]
+                self.tally.wait(-1)
+                self._done(step)
+                self._reject(
+                    TooManyWaitersError(
+                        f"{most} callers wait for server {self.name!r} already (max_waiting)",
+                        server=self.name,
+                        statistics=self.host.statistics(),
+                    )
+                )
+        self._done(step)
+
+    @enable_ki_protection
+    def _withdraw(self, waiter: Waiter, reason: Literal["cancelled", "timed out"]) -> None:
+        if waiter in self.waiters:
+            del self.waiters[waiter]
+            self.tally.wait(-1)
+        waited = trio.current_time() - waiter.since
+        self.counts.acquire_wait_seconds += waited
+        if reason == "cancelled":
+            self.counts.acquires_cancelled += 1
+        else:
+            self.counts.acquires_timed_out += 1
+        step = Step(events=[self._failed(reason, waited)])
+        self._done(step)
+
+    def _check_not_deadlocked(self, task: object) -> None:
+        if len(self.connections) < self.policy.max_sessions:
+            return
+        held = 0
+        for connection in self.connections:
+            if connection.state not in (_READY, State.DRAINING):
+                return
+            for lease in connection.leases:
+                assert isinstance(lease, Lease)
+                if lease.task is not task:
+                    return
+                held += 1
+        if held:
+            raise RuntimeError(
+                f"this task already holds every session of server {self.name!r} that there can be ({held} lease(s)), so it "
+                "would wait for itself; release one first, or raise max_sessions or max_in_flight"
+            )
+
+    def _refuse(self) -> None:
+        if self.refusal is not None:
+            self._reject(self.refusal._fresh())
+        if self.notice is not None:
+            error, self.notice = self.notice, None
+            self._reject(error)
+
+    def _reject(self, error: PoolError) -> None:
+        self.counts.acquires_rejected += 1
+        self._done(Step(events=[self._failed("rejected", 0.0)]))
+        raise error
+
+    def _told(self, kind: Callable[..., events.Event], connection: Connection, **fields: Any) -> events.Event:
+        return kind(
+            at=trio.current_time(), server=self.name, scope=self.scope, connection=connection.number, **fields
+        )
+
+    def _failed(self, reason: Literal["cancelled", "timed out", "rejected"], waited: float) -> events.Event:
+        return events.AcquireFailed(
+            at=trio.current_time(), server=self.name, scope=self.scope, reason=reason, waited=waited
+        )
+
+    def _done(self, step: Step) -> None:
+        self.host.apply(self, step)

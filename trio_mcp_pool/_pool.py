@@ -1,0 +1,269 @@
+"""The pool: `open_pool`, `serve_pool`, and the handles that they give.
+
+`open_pool` is a service nursery. Its body leaves first and may still call in its own clean-up; then leases are refused and
+drained, then all connections close side by side, and only when nothing is left does the block end (R2).
+
+What comes out of the block (R14), case by case:
+
+- The body's own exception, bare, whatever closing had to say. It is never raised inside the service nursery, which would
+  wrap it in a group; it is kept aside while the nursery ends, and raised after it.
+- Nothing of what an owner raises: it has ended its connection, and reached the callers concerned as a `PoolError`.
+- A `KeyboardInterrupt` or `SystemExit` that came out of an owner: the body is cancelled, and it comes out bare with the
+  body's error, if there was one, as its `__context__`.
+- A cancellation from outside, bare: after a shielded close, bounded by `close_timeout`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Hashable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import final
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from ._core import Core, Scope
+from ._events import Observer
+from ._lane import Lane
+from ._policy import PoolPolicy
+from ._servers import Server
+from ._session import Session
+from ._statistics import PoolStatistics
+from ._verbs import Verbs, _Leasing
+
+
+def _require_trio(what: str) -> None:
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        raise RuntimeError(
+            f"{what} works only under Trio: start the program with trio.run(main), or with anyio.run(main, backend='trio')"
+        ) from None
+
+
+@final
+class Pool(Verbs):
+    """A pool of MCP sessions. Made by `open_pool` and `serve_pool`; may be used from any task of the same Trio run."""
+
+    def __init__(self, core: Core) -> None:
+        """For the pool itself; programs call `open_pool`."""
+        self._core = core
+
+    def __repr__(self) -> str:
+        stats = self._core.statistics()
+        state = "closed" if self._core.closing is not None else "open"
+        return f"<Pool {state}: {stats.size} sessions, {stats.tasks_waiting_acquire} waiting>"
+
+    def _lane(self, server: str, scope: Hashable) -> Lane:
+        return self._core.lane(server, scope)
+
+    def _names(self) -> list[str]:
+        return list(self._core.entries)
+
+    def session(self, server: str, *, scope: Hashable = None) -> AbstractAsyncContextManager[Session]:
+        """Lease a session for the length of an `async with` block. The usual way.
+
+        Entering waits as `acquire` does and checkpoints; leaving releases, does not checkpoint and cannot fail.
+        """
+        return _Leasing(lambda: self._core.lane(server, scope))
+
+    @enable_ki_protection
+    async def acquire(self, server: str, *, scope: Hashable = None) -> Session:
+        """Lease a session; `Session.release` gives it back. Checkpoints.
+
+        `scope` is any hashable key: sessions are shared by those who name the same one.
+
+        Raises `UnknownServerError`; `ConnectError` if the dial failed that was to serve this caller, and
+        `ServerUnavailableError` at once while a failed server is left alone; `AcquireTimeoutError` after `acquire_timeout`;
+        `TooManyWaitersError` beyond `max_waiting`; `PoolClosedError`; `ValueError` if the scope belongs to an `open_scope`
+        block; `RuntimeError` if this task would wait for itself.
+        """
+        return Session(await self._core.lane(server, scope).acquire())
+
+    @enable_ki_protection
+    def acquire_nowait(self, server: str, *, scope: Hashable = None) -> Session:
+        """Lease a session that is free at this moment. Synchronous.
+
+        Raises `trio.WouldBlock` where `acquire` would wait or dial, and otherwise what `acquire` raises.
+        """
+        lease = self._core.lane(server, scope).take()
+        if lease is None:
+            raise trio.WouldBlock
+        return Session(lease)
+
+    @asynccontextmanager
+    async def open_scope(
+        self, key: Hashable = None, *, servers: Mapping[str, Server] | None = None
+    ) -> AsyncIterator[ScopedPool]:
+        """A corner of the pool whose sessions are shared with nobody outside and close with the block.
+
+        There is one session per server in it, never closed for idleness or age, because it may hold state. When it is lost,
+        the next call gets `SessionLostError` once, and the one after that a new session.
+
+        `key` names the scope in events (default: a fresh one); `servers` are added to the pool's for the inside, and
+        override those of the same name. Leaving checkpoints and takes up to `drain_timeout` plus `close_timeout`.
+
+        Raises `ValueError` if the key is open or in use already, `PoolClosedError` if the pool is closed.
+        """
+        scope = self._core.enter_scope(key, servers)
+        clean = False
+        try:
+            yield ScopedPool(self._core, scope)
+            clean = True
+        finally:
+            await self._core.leave_scope(scope, trio.lowlevel.current_task(), clean)
+
+    async def drain(self, server: str) -> None:
+        """Replace every connection of a server, in all scopes, and wait until the old ones are gone. Checkpoints.
+
+        Running leases have `drain_timeout`. What was remembered of failed dials is forgotten, so that the next caller
+        dials at once. Raises `UnknownServerError`, `PoolClosedError`.
+        """
+        await self._core.wait_gone(self._core.drain(server))
+
+    def add_server(self, name: str, server: Server) -> None:
+        """One more server. Synchronous. Raises `ValueError` if the name is taken, `PoolClosedError`."""
+        self._core.add(name, server)
+
+    async def remove_server(self, name: str) -> None:
+        """Take a server out: no new leases at once, running ones have `drain_timeout`. Waits until all is gone.
+
+        Those who wait get `UnknownServerError`. Checkpoints. Raises `UnknownServerError`, `PoolClosedError`.
+        """
+        await self._core.wait_gone(self._core.remove(name))
+
+    async def reconfigure(self, servers: Mapping[str, Server]) -> None:
+        """Bring the pool in line with a new mapping of servers, touching only what differs. Checkpoints.
+
+        New ones are added, missing ones removed, changed ones drained and dialled anew by their new description; equal ones
+        are left alone. The change takes effect at once; the call returns when the old connections are gone.
+        """
+        await self._core.wait_gone(self._core.reconfigure(servers))
+
+    def statistics(self) -> PoolStatistics:
+        """How things stand, as a frozen value. Synchronous, and cheap enough to poll."""
+        return self._core.statistics()
+
+    async def aclose(self) -> None:
+        """Refuse leases at once, give running ones `drain_timeout`, close everything within `close_timeout`.
+
+        Waits for connections, never for the task that hosts the pool, so the body may call it. The leases that the calling
+        task holds itself end at once. Idempotent. Under cancellation it closes without draining. Checkpoints.
+        """
+        await self._core.aclose(trio.lowlevel.current_task(), clean=True)
+
+
+@final
+class ScopedPool(Verbs):
+    """A scope of a pool: the pool's verbs, on sessions of its own. Made by `Pool.open_scope`."""
+
+    def __init__(self, core: Core, scope: Scope) -> None:
+        """For the pool itself; programs call `Pool.open_scope`."""
+        self._core = core
+        self._scope = scope
+
+    def __repr__(self) -> str:
+        return f"<ScopedPool {self._scope.key!r}: {'closed' if self._scope.closed else 'open'}>"
+
+    @property
+    def key(self) -> Hashable:
+        """The scope's key."""
+        return self._scope.key
+
+    def _lane(self, server: str, scope: Hashable) -> Lane:
+        if scope is not None:
+            raise ValueError("a call inside a scope cannot name another scope; call through the pool for that")
+        return self._core.scoped_lane(server, self._scope)
+
+    def _names(self) -> list[str]:
+        return list(dict.fromkeys((*self._core.entries, *self._scope.own)))
+
+    def session(self, server: str) -> AbstractAsyncContextManager[Session]:
+        """Lease the scope's session of a server for the length of an `async with` block, as `Pool.session`."""
+        return _Leasing(lambda: self._core.scoped_lane(server, self._scope))
+
+    @enable_ki_protection
+    async def acquire(self, server: str) -> Session:
+        """Lease the scope's session of a server, as `Pool.acquire`. Raises `SessionLostError` once if it was lost."""
+        return Session(await self._core.scoped_lane(server, self._scope).acquire())
+
+    @enable_ki_protection
+    def acquire_nowait(self, server: str) -> Session:
+        """Lease the scope's session of a server if it is free at this moment, as `Pool.acquire_nowait`."""
+        lease = self._core.scoped_lane(server, self._scope).take()
+        if lease is None:
+            raise trio.WouldBlock
+        return Session(lease)
+
+
+_DEFAULT_POLICY = PoolPolicy()
+
+
+@asynccontextmanager
+@enable_ki_protection
+async def open_pool(
+    servers: Mapping[str, Server],
+    *,
+    policy: PoolPolicy = _DEFAULT_POLICY,
+    max_connecting: int = 8,
+    observers: Iterable[Observer] = (),
+) -> AsyncIterator[Pool]:
+    """A pool for the length of an `async with` block.
+
+    `servers` maps names to descriptions; nothing is dialled until it is needed, unless `min_sessions` asks for it. `policy`
+    holds for every server that has none of its own. `max_connecting` bounds the dials under way at a time, over all servers
+    (default 8). `observers` are told of every event.
+
+    Leaving the block takes up to `drain_timeout` plus `close_timeout`. Raises `TypeError` or `ValueError` for bad
+    arguments, `RuntimeError` outside of Trio, and otherwise only what the body raises, bare.
+    """
+    _require_trio("open_pool")
+    core = Core(servers, policy, max_connecting, observers)
+    task = trio.lowlevel.current_task()
+    error: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            core.open(nursery)
+            with core.body_scope:
+                try:
+                    yield Pool(core)
+                except BaseException as exc:
+                    error = exc
+            try:
+                await core.aclose(task, clean=error is None)
+            except BaseException as exc:
+                # The body's own error is what the caller needs to see; closing was only interrupted.
+                error = error or exc
+    except BaseExceptionGroup as group:
+        # Only an interrupt that came while the last owners were waited for can be in here.
+        error = error or group
+    core.finish()
+    if core.fatal_error is not None:
+        if error is not None and not isinstance(error, trio.Cancelled):
+            core.fatal_error.__context__ = error
+        raise core.fatal_error
+    if error is not None:
+        try:
+            raise error
+        finally:
+            # The frame would otherwise keep the error, and the error the frame.
+            del error
+
+
+async def serve_pool(
+    servers: Mapping[str, Server],
+    *,
+    policy: PoolPolicy = _DEFAULT_POLICY,
+    max_connecting: int = 8,
+    observers: Iterable[Observer] = (),
+    task_status: trio.TaskStatus[Pool] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """A pool as a task of the application's own nursery: `pool = await nursery.start(partial(serve_pool, servers))`.
+
+    Arguments as `open_pool`. Runs until `Pool.aclose` is called or the task is cancelled, which closes without draining. It
+    cannot promise that the tasks which use the pool leave first; that is for the application to arrange.
+    """
+    _require_trio("serve_pool")
+    async with open_pool(servers, policy=policy, max_connecting=max_connecting, observers=observers) as pool:
+        task_status.started(pool)
+        await pool._core.closed.wait()

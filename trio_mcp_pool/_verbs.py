@@ -1,0 +1,309 @@
+"""Leasing and calling, the same for the pool and for a scope.
+
+The verbs here take a server's name, lease a session for the length of one request, and are the only ones that may send a
+request a second time (R13): when it was never written; when it is a read by protocol; or when the server is trusted and
+says of the tool that it is read-only or idempotent. Once. Inside a scope nothing is resent, because the new session would
+not know what the old one knew.
+"""
+
+from __future__ import annotations
+
+import trio
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Hashable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar, final
+
+from trio.lowlevel import enable_ki_protection
+
+from ._core import Core
+from ._errors import OutcomeUnknownError, PoolError, SessionLostError
+from ._events import CallResent
+from ._lane import Lane, Lease
+from ._session import Session
+
+if TYPE_CHECKING:
+    import mcp_types as types
+    from mcp.client.caching import CacheMode
+    from mcp.shared.dispatcher import ProgressFnT
+
+T = TypeVar("T")
+
+
+@final
+class _Leasing(AbstractAsyncContextManager[Session]):
+    """`async with pool.session(...)`: entering waits for a session, leaving is synchronous and cannot fail."""
+
+    __slots__ = ("_find", "_session")
+
+    def __init__(self, find: Callable[[], Lane]) -> None:
+        self._find = find
+        self._session: Session | None = None
+
+    @enable_ki_protection
+    async def __aenter__(self) -> Session:
+        if self._session is not None:
+            raise RuntimeError("this lease was entered already; call session() again for another one")
+        self._session = Session(await self._find().acquire())
+        return self._session
+
+    @enable_ki_protection
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            self._session.release()
+
+
+class Verbs:
+    """What `Pool` and `ScopedPool` have in common."""
+
+    _core: Core
+
+    @abstractmethod
+    def _lane(self, server: str, scope: Hashable) -> Lane:
+        """The lane that serves this server here."""
+
+    async def _call(
+        self,
+        server: str,
+        scope: Hashable,
+        method: str,
+        verb: Callable[[Session], Awaitable[T]],
+        may_repeat: Callable[[Lease], bool],
+    ) -> T:
+        resent = False
+        while True:
+            lane = self._lane(server, scope)
+            await trio.lowlevel.checkpoint_if_cancelled()
+            lease = lane.take() or await lane.wait()
+            try:
+                return await verb(Session(lease))
+            except SessionLostError:
+                if resent or lane.stateful:
+                    raise
+            except OutcomeUnknownError:
+                if resent or lane.stateful or not may_repeat(lease):
+                    raise
+            finally:
+                lane.release(lease)
+            resent = True
+            if self._core.observed:
+                self._core._emit(CallResent(at=trio.current_time(), server=server, scope=lane.scope, method=method))
+
+    async def call_tool(
+        self,
+        server: str,
+        name: str,
+        arguments: dict[str, Any] | None = None,
+        read_timeout_seconds: float | None = None,
+        progress_callback: ProgressFnT | None = None,
+        *,
+        input_responses: types.InputResponses | None = None,
+        request_state: str | None = None,
+        meta: types.RequestParamsMeta | None = None,
+        scope: Hashable = None,
+    ) -> types.CallToolResult:
+        """Call a tool on any session of the server.
+
+        Everything but `server` and `scope` is handed to `mcp.Client.call_tool`. Checkpoints.
+
+        Raises what acquiring a session raises, what `Session.call_tool` raises, and `OutcomeUnknownError` only where
+        resending is not allowed (R13) or was in vain.
+        """
+        return await self._call(
+            server,
+            scope,
+            "call_tool",
+            lambda session: session.call_tool(
+                name,
+                arguments,
+                read_timeout_seconds,
+                progress_callback,
+                input_responses=input_responses,
+                request_state=request_state,
+                meta=meta,
+            ),
+            lambda lease: _harmless(lease, name),
+        )
+
+    async def read_resource(
+        self,
+        server: str,
+        uri: str,
+        *,
+        input_responses: types.InputResponses | None = None,
+        request_state: str | None = None,
+        meta: types.RequestParamsMeta | None = None,
+        cache_mode: CacheMode = "use",
+        scope: Hashable = None,
+    ) -> types.ReadResourceResult:
+        """Read a resource through any session of the server. Otherwise as `call_tool`; a read may be resent."""
+        return await self._call(
+            server,
+            scope,
+            "read_resource",
+            lambda session: session.read_resource(
+                uri,
+                input_responses=input_responses,
+                request_state=request_state,
+                meta=meta,
+                cache_mode=cache_mode,
+            ),
+            _always,
+        )
+
+    async def get_prompt(
+        self,
+        server: str,
+        name: str,
+        arguments: dict[str, str] | None = None,
+        *,
+        input_responses: types.InputResponses | None = None,
+        request_state: str | None = None,
+        meta: types.RequestParamsMeta | None = None,
+        scope: Hashable = None,
+    ) -> types.GetPromptResult:
+        """Fill in a prompt through any session of the server. Otherwise as `call_tool`; a read may be resent."""
+        return await self._call(
+            server,
+            scope,
+            "get_prompt",
+            lambda session: session.get_prompt(
+                name, arguments, input_responses=input_responses, request_state=request_state, meta=meta
+            ),
+            _always,
+        )
+
+    async def list_tools(
+        self,
+        server: str,
+        *,
+        cursor: str | None = None,
+        meta: types.RequestParamsMeta | None = None,
+        cache_mode: CacheMode = "use",
+        scope: Hashable = None,
+    ) -> types.ListToolsResult:
+        """One page of the server's tools. Otherwise as `call_tool`; a read may be resent."""
+        return await self._call(
+            server,
+            scope,
+            "list_tools",
+            lambda session: session.list_tools(cursor=cursor, meta=meta, cache_mode=cache_mode),
+            _always,
+        )
+
+    async def list_resources(
+        self,
+        server: str,
+        *,
+        cursor: str | None = None,
+        meta: types.RequestParamsMeta | None = None,
+        cache_mode: CacheMode = "use",
+        scope: Hashable = None,
+    ) -> types.ListResourcesResult:
+        """One page of the server's resources. Otherwise as `call_tool`; a read may be resent."""
+        return await self._call(
+            server,
+            scope,
+            "list_resources",
+            lambda session: session.list_resources(cursor=cursor, meta=meta, cache_mode=cache_mode),
+            _always,
+        )
+
+    async def list_resource_templates(
+        self,
+        server: str,
+        *,
+        cursor: str | None = None,
+        meta: types.RequestParamsMeta | None = None,
+        cache_mode: CacheMode = "use",
+        scope: Hashable = None,
+    ) -> types.ListResourceTemplatesResult:
+        """One page of the server's resource templates. Otherwise as `call_tool`; a read may be resent."""
+        return await self._call(
+            server,
+            scope,
+            "list_resource_templates",
+            lambda session: session.list_resource_templates(cursor=cursor, meta=meta, cache_mode=cache_mode),
+            _always,
+        )
+
+    async def list_prompts(
+        self,
+        server: str,
+        *,
+        cursor: str | None = None,
+        meta: types.RequestParamsMeta | None = None,
+        cache_mode: CacheMode = "use",
+        scope: Hashable = None,
+    ) -> types.ListPromptsResult:
+        """One page of the server's prompts. Otherwise as `call_tool`; a read may be resent."""
+        return await self._call(
+            server,
+            scope,
+            "list_prompts",
+            lambda session: session.list_prompts(cursor=cursor, meta=meta, cache_mode=cache_mode),
+            _always,
+        )
+
+    async def complete(
+        self,
+        server: str,
+        ref: types.ResourceTemplateReference | types.PromptReference,
+        argument: dict[str, str],
+        context_arguments: dict[str, str] | None = None,
+        *,
+        scope: Hashable = None,
+    ) -> types.CompleteResult:
+        """Completions of an argument. Otherwise as `call_tool`; resent only if it was never written."""
+        return await self._call(
+            server,
+            scope,
+            "complete",
+            lambda session: session.complete(ref, argument, context_arguments),
+            lambda _: False,
+        )
+
+    async def wait_ready(self, *servers: str) -> None:
+        """Dial now: return when each of the servers named, or of all if none is, has a live session. Checkpoints.
+
+        Raises the first `ConnectError`, bare; the other dials go on, for they belong to the pool.
+        """
+        lanes = [self._lane(name, None) for name in servers or self._names()]
+        first: PoolError | None = None
+        await trio.lowlevel.checkpoint()
+        async with trio.open_nursery() as nursery:
+
+            async def wait(lane: Lane) -> None:
+                nonlocal first
+                if lane.ready:
+                    return
+                try:
+                    lane.release(await lane.acquire())
+                except PoolError as error:
+                    first = first or error
+                    nursery.cancel_scope.cancel(reason="a dial failed")
+
+            for lane in lanes:
+                nursery.start_soon(wait, lane)
+        if first is not None:
+            raise first
+
+    @abstractmethod
+    def _names(self) -> list[str]:
+        """All servers that can be named here."""
+
+
+def _always(_: Lease) -> bool:
+    return True
+
+
+def _harmless(lease: Lease, tool: str) -> bool:
+    """Whether a trusted server says that running the tool twice does no harm."""
+    connection = lease.connection
+    if not connection.server.trusted:
+        return False
+    says = connection.annotations.get(tool)
+    return says is not None and bool(says.read_only_hint or says.idempotent_hint)
