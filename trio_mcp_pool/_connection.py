@@ -29,7 +29,7 @@ import enum
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, final
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, final
 
 import mcp
 import trio
@@ -164,6 +164,7 @@ class Connection:
         self.idle_since = math.inf
         self.retire_at = math.inf
         self.drain_by = math.inf
+        self.drain_reason: CloseReason = "drained"
         self.closing_since = math.inf
         self.probed_at = -math.inf
         self.started = False
@@ -225,12 +226,16 @@ class Connection:
             how += f" (exit status {self.link.exit_status})"
         if written:
             return OutcomeUnknownError(
-                f"the session of server {self.name!r} {how} after the request was sent: it may have run", server=self.name
+                f"the session of server {self.name!r} {how} after the request was sent: it may have run",
+                server=self.name,
             )
         if self.end_reason == "shutdown":
-            return PoolClosedError(f"the pool closed before the request to server {self.name!r} was sent", server=self.name)
+            return PoolClosedError(
+                f"the pool closed before the request to server {self.name!r} was sent", server=self.name
+            )
         return SessionLostError(
-            f"the session of server {self.name!r} {how} before the request was sent: sending again is safe", server=self.name
+            f"the session of server {self.name!r} {how} before the request was sent: sending again is safe",
+            server=self.name,
         )
 
     # The owner task.
@@ -338,7 +343,7 @@ class Connection:
         if self.state is State.DIALING and not isinstance(why := _essence(why), trio.Cancelled):
             self.listener.dial_failed(self, self._connect_error(why), why)
 
-    def _fields(self) -> dict[str, object]:
+    def _fields(self) -> dict[str, Any]:
         link = self.link
         return {
             "server": self.name,
@@ -360,4 +365,4 @@ class Connection:
             message += f" (exit status {link.exit_status})"
         if link.stderr_tail:
             message += f"; the last of its stderr: {link.stderr_tail[-500:].strip()}"
-        return ConnectError(message, **self._fields())  # type: ignore[arg-type]
+        return ConnectError(message, **self._fields())

@@ -173,7 +173,9 @@ class Core:
             raise TypeError(f"scope must be hashable, which {type(scope).__name__} is not") from None
         if lane is None or lane.stateful:
             if scope in self.scopes:
-                raise ValueError(f"scope {scope!r} is owned by an open_scope block; call through the handle that it gives")
+                raise ValueError(
+                    f"scope {scope!r} is owned by an open_scope block; call through the handle that it gives"
+                )
             lane = self._new_lane(entry, scope)
         return lane
 
@@ -433,7 +435,8 @@ class Core:
     def spawn(self, task: Callable[[], Awaitable[None]], name: str) -> None:
         """Run a task in the service nursery, in the context of the pool (R1)."""
         assert self._nursery is not None, "lanes are made when the pool opens"
-        self._context.copy().run(self._nursery.start_soon, task, name=name)
+        start = self._nursery.start_soon
+        self._context.copy().run(lambda: start(task, name=name))
 
     @enable_ki_protection
     def apply(self, lane: Lane, step: Step) -> None:

@@ -90,7 +90,8 @@ class Health:
         last = self.error or ConnectError()
         wait = max(0.0, self.retry_at - trio.current_time())
         error = ServerUnavailableError(
-            f"server {self.name!r} is left alone for another {wait:.3g} s after {self.failures} failure(s) in a row; the last: {last}",
+            f"server {self.name!r} is left alone for another {wait:.3g} s after {self.failures} failure(s) in a row; "
+            f"the last: {last}",
             server=self.name,
             phase=last.phase,
             exit_status=last.exit_status,

@@ -230,7 +230,7 @@ class Lane:
             connection.idle_since = now
             if connection.state is not _READY:
                 assert step is not None
-                self._close(step, connection, connection.end_reason or "drained")
+                self._close(step, connection, connection.drain_reason)
             else:
                 connection.wake(self.next_question(connection))
         if step is not None:
@@ -247,7 +247,9 @@ class Lane:
         connection.move(_READY)
         now = connection.ready_at = connection.idle_since = trio.current_time()
         lifetime = self.policy.max_lifetime
-        connection.retire_at = now + lifetime * (1 - _LIFETIME_JITTER * random.random()) if lifetime < math.inf else math.inf
+        connection.retire_at = (
+            now + lifetime * (1 - _LIFETIME_JITTER * random.random()) if lifetime < math.inf else math.inf
+        )
         took = now - connection.began_at
         self.counts.connect_seconds += took
         self._trial_over(step, connection)
@@ -328,7 +330,7 @@ class Lane:
         probe = False
         if connection.state is not _READY:
             if now >= connection.drain_by:
-                self._close(step, connection, connection.end_reason or "drained")
+                self._close(step, connection, connection.drain_reason)
         elif now >= connection.retire_at:
             self._retire(step, connection, "lifetime", math.inf)
         elif not connection.leases and self._surplus() and now >= connection.idle_since + self.policy.idle_timeout:
@@ -402,7 +404,7 @@ class Lane:
             elif connection.state is _READY:
                 self._retire(step, connection, reason, by)
             elif connection.state is State.DRAINING:
-                connection.end_reason = reason
+                connection.drain_reason = reason
                 connection.drain_by = min(connection.drain_by, by)
                 connection.wake(connection.drain_by)
         self.health.forget()
@@ -507,12 +509,7 @@ class Lane:
             self._hand_over(step, waiter, connection)
         if self.refusal is None:
             self._dial(step)
-            if (
-                self.waiters
-                and self.health.left_alone
-                and self.policy.when_unavailable == "fail"
-                and not self._hope()
-            ):
+            if self.waiters and self.health.left_alone and self.policy.when_unavailable == "fail" and not self._hope():
                 self._tell_waiters(self.health.unavailable())
 
     def _hand_over(self, step: Step, waiter: Waiter, connection: Connection) -> None:
@@ -603,7 +600,7 @@ class Lane:
             self._close(step, connection, reason)
             return
         connection.move(State.DRAINING)
-        connection.end_reason = reason
+        connection.drain_reason = reason
         connection.drain_by = by
         connection.wake(by)
 
@@ -731,9 +728,7 @@ class Lane:
         raise error
 
     def _told(self, kind: Callable[..., events.Event], connection: Connection, **fields: Any) -> events.Event:
-        return kind(
-            at=trio.current_time(), server=self.name, scope=self.scope, connection=connection.number, **fields
-        )
+        return kind(at=trio.current_time(), server=self.name, scope=self.scope, connection=connection.number, **fields)
 
     def _failed(self, reason: Literal["cancelled", "timed out", "rejected"], waited: float) -> events.Event:
         return events.AcquireFailed(

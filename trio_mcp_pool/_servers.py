@@ -57,7 +57,9 @@ async def _resolve(value: PerDial | None, what: str) -> dict[str, str] | None:
     if inspect.isawaitable(given):
         given = await given
     if not isinstance(given, Mapping) or not all(isinstance(k, str) and isinstance(v, str) for k, v in given.items()):
-        raise TypeError(f"{what} must give a mapping of str to str, not {type(given).__name__} (or one with other types)")
+        raise TypeError(
+            f"{what} must give a mapping of str to str, not {type(given).__name__} (or one with other types)"
+        )
     return dict(given)
 
 
@@ -225,7 +227,9 @@ class HttpServer(_ClientOptions, Server):
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             # The URL itself may hold credentials, so only its scheme is shown.
-            raise ValueError(f"HttpServer.url must be an http:// or https:// URL with a host; its scheme is {parts.scheme!r}")
+            raise ValueError(
+                f"HttpServer.url must be an http:// or https:// URL with a host; its scheme is {parts.scheme!r}"
+            )
         _check_map("HttpServer", "headers", self.headers)
         if isinstance(self.headers, Mapping):
             object.__setattr__(self, "headers", dict(self.headers))

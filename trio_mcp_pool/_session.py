@@ -161,7 +161,9 @@ class Session:
         cache_mode: CacheMode = "use",
     ) -> types.ListResourceTemplatesResult:
         """One page of the server's resource templates, as `mcp.Client.list_resource_templates`."""
-        return await self._run_cacheable(self.client.list_resource_templates, cursor=cursor, meta=meta, cache_mode=cache_mode)
+        return await self._run_cacheable(
+            self.client.list_resource_templates, cursor=cursor, meta=meta, cache_mode=cache_mode
+        )
 
     async def read_resource(
         self,

@@ -8,13 +8,13 @@ not know what the old one knew.
 
 from __future__ import annotations
 
-import trio
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
+import trio
 from trio.lowlevel import enable_ki_protection
 
 from ._core import Core
