@@ -30,6 +30,8 @@ from ._stderr import Stderr
 
 _NOTICE: Final = 0.05
 """How long a cancelled notice may wait to be taken, in seconds. The SDK would hold the cancelled caller for five."""
+_LOOKS: Final = 20
+_BETWEEN_LOOKS: Final = 0.005
 _SWEEP: Final = 1.0
 """How long, in seconds, killing and finding what is left after the SDK's close may take."""
 
@@ -132,18 +134,26 @@ class _Watched:
         self._mark = mark
         self._stderr = stderr
         self._nursery = nursery
+        self._hurry = trio.CancelScope(shield=True)
 
     async def __aenter__(self) -> tuple[_Reading, _Writing]:
         reading, writing = await self._inner.__aenter__()
         try:
-            for one in await trio.to_thread.run_sync(marked_processes, self._mark):
-                if one.parent == os.getpid():
-                    self._link.pid = one.pid
+            await self._find_child()
         except BaseException:
             await self._inner.__aexit__(*sys.exc_info())
             raise
         self._link.phase = "handshake"
         return _Reading(self._link, reading), _Writing(self._link, writing)
+
+    async def _find_child(self) -> None:
+        """The SDK does not tell whom it has started. A process shows its environment a moment after its start."""
+        for _ in range(_LOOKS if sys.platform == "linux" else 0):
+            for one in await trio.to_thread.run_sync(marked_processes, self._mark):
+                if one.parent == os.getpid():
+                    self._link.pid = one.pid
+                    return
+            await trio.sleep(_BETWEEN_LOOKS)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -161,7 +171,7 @@ class _Watched:
     async def _kill_late(self) -> None:
         """The SDK takes its own time to close; where the link allows less, hasten it."""
         link = self._link
-        with trio.CancelScope(shield=True) as self._hurry:
+        with self._hurry:
             allowed = max(0.0, min(link.close_timeout, link.close_by - trio.current_time()))
             await trio.sleep(allowed * 3 / 4)
             if link.pid is not None and os.name == "posix":
@@ -171,9 +181,8 @@ class _Watched:
                     os.killpg(link.pid, signal.SIGKILL)
 
     def closed(self) -> None:
-        hurry = getattr(self, "_hurry", None)
-        if hurry is not None:
-            hurry.cancel()
+        """The SDK's close has ended: nothing is left to hasten."""
+        self._hurry.cancel()
 
 
 async def _sweep(link: Link, mark: str) -> None:

@@ -19,16 +19,16 @@ from opentelemetry.trace import (
     SpanKind,
     StatusCode,
     Tracer,
-    get_tracer,
     get_tracer_provider,
 )
 
 
 def tracer_if_configured() -> Tracer | None:
     """A tracer, or `None` while the program has set up no tracer provider."""
-    if isinstance(get_tracer_provider(), ProxyTracerProvider | NoOpTracerProvider):
+    provider = get_tracer_provider()
+    if isinstance(provider, ProxyTracerProvider | NoOpTracerProvider):
         return None
-    return get_tracer("mcp-python-sdk")
+    return provider.get_tracer("mcp-python-sdk")
 
 
 @final
