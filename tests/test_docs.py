@@ -1,0 +1,53 @@
+"""The guide names everything that it must: every field, every error, every event."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+import trio_mcp_pool
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def subclasses(base: type) -> list[str]:
+    return sorted(
+        name for name, value in vars(trio_mcp_pool).items() if isinstance(value, type) and issubclass(value, base)
+    )
+
+
+def fields(cls: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls)]
+
+
+def rows(page: str) -> set[str]:
+    """What stands in backticks in the first column of the page's tables."""
+    lines = (DOCS / "guide" / page).read_text().splitlines()
+    return {line.split("`")[1] for line in lines if line.startswith("| `")}
+
+
+@pytest.mark.parametrize("name", fields(trio_mcp_pool.PoolPolicy))
+def test_the_sizing_chapter_has_a_row_for_each_field_of_the_policy(name: str) -> None:
+    assert name in rows("sizing.md")
+
+
+@pytest.mark.parametrize("name", [n for n in fields(trio_mcp_pool.PoolStatistics) if n != "servers"])
+def test_the_sizing_chapter_has_a_row_for_each_statistic(name: str) -> None:
+    assert name in rows("sizing.md")
+
+
+@pytest.mark.parametrize("name", [n for n in subclasses(trio_mcp_pool.PoolError) if n != "PoolError"])
+def test_the_chapter_on_errors_has_a_row_for_each_error(name: str) -> None:
+    assert name in rows("errors.md")
+
+
+@pytest.mark.parametrize("name", [n for n in subclasses(trio_mcp_pool.Event) if n not in ("Event", "ConnectionEvent")])
+def test_the_chapter_on_events_has_a_row_for_each_event(name: str) -> None:
+    assert name in rows("events.md")
+
+
+@pytest.mark.parametrize("name", [n for n in vars(trio_mcp_pool) if n[0].isupper()])
+def test_the_reference_has_an_entry_for_each_public_class(name: str) -> None:
+    assert f":: {name}\n" in (DOCS / "reference.md").read_text().replace("()", "")
