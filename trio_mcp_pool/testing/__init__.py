@@ -30,6 +30,8 @@ from ._gates import slow as slow
 from ._records import CallRecord as CallRecord
 from ._records import ConnectionRecord as ConnectionRecord
 from ._server import ScriptedServer as ScriptedServer
+from ._stdio import read_log as read_log
+from ._stdio import scripted_stdio_server as scripted_stdio_server
 from ._tools import Tool as Tool
 from ._tools import ToolContext as ToolContext
 from ._tools import tool as tool

@@ -68,7 +68,8 @@ class Peer:
         self.last_taken_at = -math.inf
         self.to_client, self.from_server = trio.open_memory_channel[dict[str, Any]](math.inf)
         self._line: deque[tuple[float, dict[str, Any]]] = deque()
-        self._stopped = False
+        self._deaf = False
+        self._dumb = False
         self._woken = trio.lowlevel.ParkingLot()  # everybody here who waits for any change
         self._scope = trio.CancelScope()
         self._handshake: Gate | None = None
@@ -106,11 +107,11 @@ class Peer:
 
     def stop(self) -> None:
         """Neither read nor write until `resume()`."""
-        self._stopped = True
+        self._deaf = self._dumb = True
 
     def resume(self) -> None:
         """Go on after `stop()`."""
-        self._stopped = False
+        self._deaf = self._dumb = False
         self._woken.unpark_all()
 
     async def run(self) -> None:
@@ -136,22 +137,15 @@ class Peer:
 
     async def _read(self, nursery: trio.Nursery) -> None:
         while True:
-            while self._stopped or not self.offers:
-                await self._woken.park()
-            offer = self.offers[0]
+            offer = await self._next_offer()
             gate = self._stream_gate(offer.message)
             if gate is never:
                 # Wedged: this message and all that follow stay unread, unless the test calls `resume()`.
-                self.stop()
-                while self._stopped:
-                    await self._woken.park()
-                if not self.offers or self.offers[0] is not offer:
+                self._deaf, gate = True, ok
+            if not isinstance(gate, Error | Slow):
+                await gate._pass()
+                if await self._next_offer() is not offer:
                     continue  # withdrawn meanwhile
-                gate = ok
-            elif not isinstance(gate, Error | Slow):
-                await gate._pass()  # a `hold`: the reader itself is held
-                if not self.offers or self.offers[0] is not offer:
-                    continue
             self.offers.popleft()
             offer.taken = True
             self.last_taken_at = trio.current_time()
@@ -159,9 +153,16 @@ class Peer:
             self.changed()
             self._take(nursery, offer.message, gate)
 
+    async def _next_offer(self) -> Offer:
+        while self._deaf or not self.offers:
+            await self._woken.park()
+        return self.offers[0]
+
     def _stream_gate(self, message: dict[str, Any]) -> Gate:
         if "id" not in message or "method" not in message or self._shakes(message):
             return ok
+        if message["method"] != "tools/call" and not isinstance(self._server.gates["stream"], Gate):
+            return ok  # several gates are dealt out to tool calls only: the client lists tools now and then, unasked
         return self._server.gates._draw("stream")
 
     def _shakes(self, message: dict[str, Any]) -> bool:
@@ -200,7 +201,7 @@ class Peer:
 
     async def _write(self) -> None:
         while True:
-            while self._stopped or not self._line:
+            while self._dumb or not self._line:
                 await self._woken.park()
             due, message = self._line[0]
             if due > trio.current_time():

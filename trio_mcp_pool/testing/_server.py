@@ -67,7 +67,10 @@ this request included, so that writing hangs |
     | `close` | when the client leaves the transport | `e` comes out | leaving takes `s`, uncancellable if `shielded` | \
 leaving hangs until it is cancelled |
 
-    With the client's `mode` a modern version string there is no handshake on the wire, so that gate is not reached.
+    Where `stream` is given several gates, they are dealt out to tool calls and other requests pass: the client of the SDK
+    asks for the list of tools, unasked, after it has called one that it did not know. With a single gate that request, too,
+    is slow or deadly: let the client list the tools first where that matters. With the client's `mode` a modern version
+    string there is no handshake on the wire, so that gate is not reached.
     """
 
     def __init__(

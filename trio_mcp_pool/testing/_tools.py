@@ -175,7 +175,7 @@ def tool(
     }
     return Tool(
         function=function,
-        name=name or getattr(function, "__name__", type(function).__name__),
+        name=name or str(getattr(function, "__name__", type(function).__name__)),
         description=(inspect.getdoc(function) or "") if description is None else description,
         input_schema=_schema(function) if input_schema is None else input_schema,
         annotations={key: value for key, value in hints.items() if value is not None},
@@ -191,7 +191,7 @@ def collect(tools: Tools | None) -> dict[str, Tool]:
         tools = [tool(echo, read_only=True), tool(add, read_only=True)]
     if isinstance(tools, Mapping):
         named = list(tools.items())
-    elif isinstance(tools, Sequence) and not isinstance(tools, str):
+    elif isinstance(tools, Sequence):
         named = [(item.name if isinstance(item, Tool) else tool(item).name, item) for item in tools]
     else:
         raise TypeError(f"tools must be a mapping of names to functions, or a sequence of functions, not {tools!r}")

@@ -61,7 +61,7 @@ class _Reader:
         return self
 
     async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
     ) -> None:
         self._peer.from_server.close()
 
@@ -106,9 +106,7 @@ class _Writer:
                 return
         if self._closed or link.is_lost or link.leaving:
             raise anyio.ClosedResourceError
-        if peer.ended:
-            lose(link, peer)
-            raise anyio.BrokenResourceError
+        self._check()
         call = current_call.get() if isinstance(item.message, types.JSONRPCRequest) else None
         offer = Offer(message, lambda: _written(call))
         peer.offer(offer)
@@ -117,9 +115,7 @@ class _Writer:
             return
         try:
             while not offer.taken:
-                if peer.ended:
-                    lose(link, peer)
-                    raise anyio.BrokenResourceError
+                self._check()
                 await self._settled.park()
         except trio.Cancelled:
             if not offer.taken:
@@ -127,6 +123,11 @@ class _Writer:
                 if "id" in message and "method" in message:
                     self._withdrawn.add(message["id"])
             raise
+
+    def _check(self) -> None:
+        if self._peer.ended:
+            lose(self._link, self._peer)
+            raise anyio.BrokenResourceError
 
     async def aclose(self) -> None:
         self._closed = True
@@ -136,7 +137,7 @@ class _Writer:
         return self
 
     async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
     ) -> None:
         self._closed = True
 
@@ -178,10 +179,10 @@ class ScriptedTransport:
         return _Reader(self._peer, self._link), self._writer
 
     async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
     ) -> None:
-        if self._peer.record.opened_at is None and isinstance(exc, Exception):
-            self._link.failing(exc)
+        if self._peer.record.opened_at is None and isinstance(exc_val, Exception):
+            self._link.failing(exc_val)
         self._peer.note(state="closing")
         try:
             self._peer.end()
