@@ -26,6 +26,7 @@ from ._events import PoolClosed as PoolClosed
 from ._events import SessionClosed as SessionClosed
 from ._events import SessionDied as SessionDied
 from ._events import SessionOpened as SessionOpened
+from ._events import WaitStarted as WaitStarted
 from ._policy import Backoff as Backoff
 from ._policy import PoolPolicy as PoolPolicy
 from ._pool import Pool as Pool
@@ -40,6 +41,7 @@ from ._servers import StdioServer as StdioServer
 from ._session import Session as Session
 from ._statistics import PoolStatistics as PoolStatistics
 from ._statistics import ServerStatistics as ServerStatistics
+from ._telemetry import OpenTelemetryObserver as OpenTelemetryObserver
 
 # A name is where it is imported from: in tracebacks, in pickles, and in the documentation.
 for _value in list(globals().values()):

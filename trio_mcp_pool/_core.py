@@ -18,8 +18,7 @@ import difflib
 import logging
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import Any, final
 
 import trio
@@ -28,9 +27,11 @@ from trio.lowlevel import enable_ki_protection
 from . import _events as events
 from ._books import Counts, Tally
 from ._connection import Connection, State
+from ._entries import Entry, FreshKey, Scope, check_server, check_servers
 from ._errors import PoolClosedError, PoolError, UnknownServerError
 from ._health import Health
-from ._lane import Lane, Step
+from ._lane import Lane
+from ._lease import Step
 from ._policy import PoolPolicy
 from ._servers import Server
 from ._statistics import PoolStatistics, ServerStatistics
@@ -40,74 +41,6 @@ logger = logging.getLogger("trio_mcp_pool")
 _GONE = (State.CLOSED, State.FAILED)
 # Clean-up that shields itself past its deadline is waited for a moment longer, then reported.
 _GRACE = 0.5
-
-
-def check_servers(servers: object) -> dict[str, Server]:
-    """The mapping of names to servers, checked."""
-    if not isinstance(servers, Mapping):
-        raise TypeError(
-            f"servers must be a mapping of names to servers such as {{'files': StdioServer(...)}}, not {type(servers).__name__}"
-        )
-    for name, server in servers.items():
-        if not isinstance(name, str) or not name:
-            raise TypeError(f"a server's name must be a non-empty str, not {name!r}")
-        check_server(name, server)
-    return dict(servers)
-
-
-def check_server(name: str, server: object) -> None:
-    """Raise a `TypeError` unless it is a server."""
-    if not isinstance(server, Server):
-        raise TypeError(
-            f"servers[{name!r}] must be a StdioServer, HttpServer, InProcessServer or CustomServer, not {type(server).__name__}"
-        )
-
-
-@final
-class Entry:
-    """One server that the pool, or a scope, was given, and its lanes."""
-
-    def __init__(self, name: str, server: Server, policy: PoolPolicy, tally: Tally) -> None:
-        self.name = name
-        self.server = server
-        self.default_policy = policy
-        self.health = Health(name)
-        self.tally = tally
-        self.lanes: dict[Hashable, Lane] = {}
-
-    @property
-    def policy(self) -> PoolPolicy:
-        """The server's own policy, or else the pool's."""
-        return self.server.policy or self.default_policy
-
-    def policy_for(self, scope: Hashable, stateful: bool) -> PoolPolicy:
-        """The policy of one of its lanes."""
-        if stateful:
-            # Such a session may hold state, so it is the only one and stays until its scope ends.
-            return replace(self.policy, min_sessions=0, max_sessions=1, idle_timeout=math.inf, max_lifetime=math.inf)
-        # Sessions that nobody asked for are kept only where everybody can use them.
-        return self.policy if scope is None else replace(self.policy, min_sessions=0)
-
-
-@final
-class Scope:
-    """A scope that is owned by an `open_scope` block."""
-
-    def __init__(self, key: Hashable, own: dict[str, Entry]) -> None:
-        self.key = key
-        self.own = own
-        self.closed = False
-
-
-@final
-class _FreshKey:
-    """The key of a scope that was opened without one."""
-
-    def __init__(self, number: int) -> None:
-        self._number = number
-
-    def __repr__(self) -> str:
-        return f"<scope {self._number}>"
 
 
 @final
@@ -225,7 +158,7 @@ class Core:
         if self.closing is not None:
             raise self.closing._fresh()
         if key is None:
-            key = _FreshKey(self.number())
+            key = FreshKey(self.number())
         try:
             taken = key in self.scopes or any(key in entry.lanes for entry in self.entries.values())
         except TypeError:
@@ -462,7 +395,11 @@ class Core:
         if step.gone:
             gone, self._gone = self._gone, trio.Event()
             gone.set()
-        if lane.empty and (lane.refusal is not None or (lane.scope is not None and not lane.stateful)):
+        if (
+            lane.empty
+            and self.closing is None
+            and (lane.refusal is not None or (lane.scope is not None and not lane.stateful))
+        ):
             self._forget(lane)
 
     def _admit(self) -> None:

@@ -87,6 +87,8 @@ class SessionClosed(ConnectionEvent):
 
     reason: CloseReason | Literal["failed"]
     """Why; `failed` where the dial had failed."""
+    age: float
+    """Seconds for which the session was open; 0 where it never was."""
     seconds: float
     """How long closing took."""
     exit_status: int | None
@@ -99,11 +101,19 @@ class SessionClosed(ConnectionEvent):
 
 @final
 @dataclass(frozen=True, kw_only=True)
+class WaitStarted(Event):
+    """A caller found no session free and began to wait. `LeaseStarted` or `AcquireFailed` with `queued` ends it."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
 class LeaseStarted(ConnectionEvent):
     """A caller received a session."""
 
     waited: float
     """Seconds that it waited."""
+    queued: bool
+    """Whether it had to wait at all."""
 
 
 @final
@@ -123,6 +133,8 @@ class AcquireFailed(Event):
     reason: Literal["cancelled", "timed out", "rejected"]
     waited: float
     """Seconds that it waited."""
+    queued: bool
+    """Whether it had begun to wait."""
 
 
 @final

@@ -1,50 +1,33 @@
-"""The matcher: who gets which session, and what has to be started or stopped for it.
+"""The lane: what can happen to the sessions of one server and scope.
 
-A lane holds all connections and all waiters of one key, a server and a scope, as two ordered collections. Things happen to
-it: somebody asks, gives up or gives back; a dial succeeds or fails; a session dies, lies idle, grows too old; the server is
-drained or the pool closes. Each of these is one synchronous step. A step changes the collections, matches waiters with
-free sessions, and collects what follows from it (dials to start, connections to close, events to tell) in a `Step`, which
-the pool carries out afterwards. Nothing inside a step awaits, so under Trio nothing can happen in the middle of one, and
-no lock is needed. Steps are protected from `KeyboardInterrupt`, which could otherwise fall between two lines (R17).
-
-The matching itself is three sentences. The first waiter gets the ready connection with the fewest leases, among equals the
-one used last, so that the surplus may idle out (R4). Only when all are full is a new one dialled, as many as the waiters
-need and the policy allows, closing ones counted (R5, R9). Whatever frees capacity ends in the same matching, so that it
-always wakes somebody.
-
-A waiter receives its lease through a memory channel without buffer (R6). If sending would block, the waiter has left and
-merely has not run yet; the lease is undone and the next waiter tried. So no session is ever on its way to nobody.
+A lane holds all connections and all waiters of one key as two ordered collections. Things happen to it: somebody asks,
+gives up or gives back; a dial succeeds or fails; a session dies, lies idle, grows too old; the server is drained or the
+pool closes. Each of these is one synchronous step, and each is one method here. A step changes the collections, matches
+waiters with free sessions (`_matcher.py`), and collects what follows from it (dials to start, connections to close, events
+to tell) in a `Step`, which the pool carries out afterwards. Nothing inside a step awaits, so under Trio nothing can happen
+in the middle of one, and no lock is needed. Steps are protected from `KeyboardInterrupt`, which could otherwise fall
+between two lines (R17).
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, final
+from typing import TYPE_CHECKING, Literal, final
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
 from . import _events as events
-from ._books import Counts, Tally
 from ._connection import Connection, State
-from ._errors import (
-    AcquireTimeoutError,
-    ConnectError,
-    PoolError,
-    SessionLostError,
-    TooManyWaitersError,
-)
-from ._health import Health
-from ._policy import PoolPolicy
+from ._errors import AcquireTimeoutError, ConnectError, PoolError, TooManyWaitersError
+from ._lease import Lease, Step, Waiter
+from ._matcher import Matcher
 
 if TYPE_CHECKING:
     from ._events import CloseReason
-    from ._servers import Server
-    from ._statistics import PoolStatistics
 
 _READY = State.READY
 # `max_lifetime` is shortened by up to this share.
@@ -52,110 +35,8 @@ _LIFETIME_JITTER = 0.05
 
 
 @final
-class Lease:
-    """One holder's claim on one connection, from acquire to release."""
-
-    __slots__ = ("connection", "ended", "lane", "since", "task")
-
-    def __init__(self, lane: Lane, connection: Connection, task: object, since: float) -> None:
-        self.lane = lane
-        self.connection = connection
-        self.task = task
-        self.since = since
-        self.ended = False
-
-
-@final
-class Waiter:
-    """One task in the queue, and the channel on which it will receive a lease or an error."""
-
-    __slots__ = ("receive", "send", "since", "task")
-
-    def __init__(self) -> None:
-        self.task = trio.lowlevel.current_task()
-        self.since = trio.current_time()
-        self.send, self.receive = trio.open_memory_channel[Lease | PoolError](0)
-
-
-@final
-@dataclass(slots=True)
-class Step:
-    """What follows from one step, to be carried out after it."""
-
-    dial: list[Connection] = field(default_factory=list)
-    """Owners to start, as `max_connecting` allows."""
-    dial_over: bool = False
-    """A dial has ended in one way or another: others may have their turn."""
-    close: list[tuple[Connection, float]] = field(default_factory=list)
-    """Connections to leave, and by when."""
-    events: list[events.Event] = field(default_factory=list)
-    wake_at: float = math.inf
-    """When to match again although nothing happened: the end of a backoff."""
-    siblings: bool = False
-    """Whether the server's other lanes must match again: a trial dial has ended."""
-    gone: bool = False
-    """Whether a connection has really gone."""
-
-
-class Host(Protocol):
-    """What a lane needs of the pool."""
-
-    observed: bool
-    """Whether anybody listens to events."""
-
-    def apply(self, lane: Lane, step: Step, /) -> None:
-        """Carry out what follows from a step."""
-
-    def number(self) -> int:
-        """The next connection's number."""
-
-    def statistics(self) -> PoolStatistics:
-        """The pool's state, for the error that carries it."""
-
-    def fatal(self, error: BaseException, /) -> None:
-        """Something that is no `Exception` came out of an owner."""
-
-    def spawn(self, task: Callable[[], Awaitable[None]], name: str, /) -> None:
-        """Run a task in the pool's nursery."""
-
-
-@final
-class Lane:
+class Lane(Matcher):
     """All connections and all waiters of one server and scope."""
-
-    def __init__(
-        self,
-        host: Host,
-        name: str,
-        scope: Hashable,
-        server: Server,
-        policy: PoolPolicy,
-        health: Health,
-        tally: Tally,
-        siblings: dict[Hashable, Lane],
-        *,
-        stateful: bool = False,
-    ) -> None:
-        self.host = host
-        self.name = name
-        self.scope = scope
-        self.server = server
-        self.policy = policy
-        self.health = health
-        self.tally = tally
-        self.siblings = siblings
-        """All lanes of this server by scope, this one among them."""
-        self.stateful = stateful
-        """Whether the end of a session must be told to the next caller, because it may have held state."""
-        self.counts = Counts()
-        self.waiters: dict[Waiter, None] = {}
-        self.connections: dict[Connection, None] = {}
-        self.refusal: PoolError | None = None
-        """Why no lease is given any more."""
-        self.notice: SessionLostError | None = None
-
-    def __repr__(self) -> str:
-        return f"<Lane of {self.name!r}: {len(self.connections)} connections, {len(self.waiters)} waiters>"
 
     # Asking, giving up, giving back.
 
@@ -168,7 +49,7 @@ class Lane:
             return None
         lease = self._lend(connection, trio.lowlevel.current_task())
         if self.host.observed:
-            self._done(Step(events=[self._told(events.LeaseStarted, connection, waited=0.0)]))
+            self._done(Step(events=[self._told(events.LeaseStarted, connection, waited=0.0, queued=False)]))
         return lease
 
     @enable_ki_protection
@@ -273,7 +154,7 @@ class Lane:
         step.events.append(self._told(events.DialFailed, connection, error=error, seconds=now - connection.began_at))
         self._trial_over(step, connection)
         if self.policy.when_unavailable == "fail" and not self._hope():
-            self._tell_waiters(error)
+            self._tell_waiters(step, error)
         self._match(step)
         self._done(step)
 
@@ -416,7 +297,9 @@ class Lane:
     def refuse(self, error: PoolError) -> None:
         """Give no more leases, and tell those who wait."""
         self.refusal = error
-        self._tell_waiters(error)
+        step = Step()
+        self._tell_waiters(step, error)
+        self._done(step)
 
     @enable_ki_protection
     def end_leases(self, task: object) -> None:
@@ -436,234 +319,14 @@ class Lane:
                 self._close(step, connection, reason, by)
         self._done(step)
 
-    @property
-    def ready(self) -> bool:
-        """Whether the lane has a live session, free or not."""
-        return any(connection.state is _READY for connection in self.connections)
-
-    @property
-    def empty(self) -> bool:
-        """Whether the lane may be forgotten."""
-        return not self.connections and not self.waiters
-
-    def gauges(self) -> dict[str, int]:
-        """How things stand, read off the collections."""
-        idle = in_use = connecting = closing = leases = 0
-        for connection in self.connections:
-            held = len(connection.leases)
-            leases += held
-            if held:
-                in_use += 1
-            elif connection.state is _READY:
-                idle += 1
-            elif connection.state is State.DIALING:
-                connecting += 1
-            else:
-                closing += 1
-        return {
-            "min_sessions": self.policy.min_sessions,
-            "max_sessions": self.policy.max_sessions,
-            "size": len(self.connections),
-            "sessions_idle": idle,
-            "sessions_in_use": in_use,
-            "sessions_connecting": connecting,
-            "sessions_closing": closing,
-            "tasks_waiting_acquire": len(self.waiters),
-            "leases_in_flight": leases,
-        }
-
-    # Inside a step.
-
-    def _best(self) -> Connection | None:
-        most = self.policy.max_in_flight
-        best: Connection | None = None
-        for connection in self.connections:
-            if connection.state is not _READY or connection.unfit:
-                continue
-            held = len(connection.leases)
-            if held >= most:
-                continue
-            if best is None or (held, -connection.last_used) < (len(best.leases), -best.last_used):
-                best = connection
-        return best
-
-    def _lend(self, connection: Connection, task: object) -> Lease:
-        lease = Lease(self, connection, task, trio.current_time())
-        if not connection.leases:
-            self.tally.use(1)
-        connection.leases.add(lease)
-        self.counts.acquires += 1
-        connection.last_used = self.counts.acquires
-        return lease
-
-    def _match(self, step: Step) -> None:
-        while self.waiters:
-            waiter = next(iter(self.waiters))
-            if self.notice is not None:
-                error, self.notice = self.notice, None
-                self._tell(waiter, error)
-                continue
-            connection = self._best()
-            if connection is None:
-                break
-            self._hand_over(step, waiter, connection)
-        if self.refusal is None:
-            self._dial(step)
-            if self.waiters and self.health.left_alone and self.policy.when_unavailable == "fail" and not self._hope():
-                self._tell_waiters(self.health.unavailable())
-
-    def _hand_over(self, step: Step, waiter: Waiter, connection: Connection) -> None:
-        del self.waiters[waiter]
-        before = (connection.last_used, self.counts.acquires)
-        lease = self._lend(connection, waiter.task)
-        try:
-            waiter.send.send_nowait(lease)
-        except trio.WouldBlock:
-            # It was cancelled in this very tick and will find itself gone from the queue: undo.
-            lease.ended = True
-            connection.leases.remove(lease)
-            connection.last_used, self.counts.acquires = before
-            if not connection.leases:
-                self.tally.use(-1)
-            self.tally.wait(-1)
-            return
-        self.tally.wait(-1)
-        waited = trio.current_time() - waiter.since
-        self.counts.acquires_waited += 1
-        self.counts.acquire_wait_seconds += waited
-        step.events.append(self._told(events.LeaseStarted, connection, waited=waited))
-
-    def _tell(self, waiter: Waiter, error: PoolError) -> None:
-        """Send a waiter away with an error."""
-        del self.waiters[waiter]
-        self.tally.wait(-1)
-        try:
-            waiter.send.send_nowait(error._fresh())
-        except trio.WouldBlock:
-            return
-        waited = trio.current_time() - waiter.since
-        self.counts.acquires_rejected += 1
-        self.counts.acquire_wait_seconds += waited
-
-    def _tell_waiters(self, error: PoolError) -> None:
-        for waiter in list(self.waiters):
-            self._tell(waiter, error)
-
-    def _dial(self, step: Step) -> None:
-        dialling = ready = 0
-        for connection in self.connections:
-            dialling += connection.state is State.DIALING
-            ready += connection.state is _READY
-        wanted = max(
-            -(-len(self.waiters) // self.policy.max_in_flight) - dialling,
-            self.policy.min_sessions - dialling - ready,
-        )
-        wanted = min(wanted, self.policy.max_sessions - len(self.connections))
-        if wanted <= 0:
-            return
-        if self.health.failures:
-            if self.health.left_alone:
-                step.wake_at = self.health.retry_at
-                return
-            if self.health.trial is not None:
-                return
-            wanted = 1
-        for _ in range(wanted):
-            connection = Connection(self.host.number(), self.name, self.server, self.policy, self)
-            self.connections[connection] = None
-            self.counts.connects += 1
-            if self.health.failures:
-                self.health.trial = connection
-            step.dial.append(connection)
-            step.events.append(self._told(events.DialStarted, connection))
-
-    def _trial_over(self, step: Step, connection: Connection) -> None:
-        if self.health.trial is connection:
-            self.health.trial = None
-            step.siblings = True
-
-    def _hope(self) -> bool:
-        """Whether a waiter may still be served by what the lane has."""
-        return any(c.state is _READY or c.state is State.DIALING for c in self.connections)
-
-    def _surplus(self) -> bool:
-        """Whether a ready session may be closed without falling below `min_sessions`."""
-        least = self.policy.min_sessions
-        return least == 0 or sum(c.state is _READY for c in self.connections) > least
-
-    @staticmethod
-    def _last_sign(connection: Connection) -> float:
-        return max(connection.ready_at, connection.link.heard_at, connection.probed_at)
-
-    def _retire(self, step: Step, connection: Connection, reason: CloseReason, by: float) -> None:
-        if not connection.leases:
-            self._close(step, connection, reason)
-            return
-        connection.move(State.DRAINING)
-        connection.drain_reason = reason
-        connection.drain_by = by
-        connection.wake(by)
-
-    def _begin_closing(self, connection: Connection, reason: CloseReason | Literal["failed"]) -> None:
-        connection.move(State.CLOSING)
-        connection.end_reason = reason
-        connection.closing_since = trio.current_time()
-
-    def _close(self, step: Step, connection: Connection, reason: CloseReason, by: float | None = None) -> None:
-        was_session = connection.state is not State.DIALING
-        self._begin_closing(connection, reason)
-        now = trio.current_time()
-        if connection.leases:
-            self.tally.use(-1)
-            for lease in connection.leases:
-                assert isinstance(lease, Lease)
-                self.counts.usage_seconds += now - lease.since
-                step.events.append(self._told(events.LeaseEnded, connection, used=now - lease.since))
-            connection.leases.clear()
-        if self.stateful and was_session and reason != "shutdown" and self.refusal is None:
-            self.notice = SessionLostError(
-                f"the session that this scope had with server {self.name!r} is gone, and what it remembered with it; "
-                "the next call gets a new one",
-                server=self.name,
-            )
-        if not was_session:
-            step.dial_over = True
-            self._trial_over(step, connection)
-        if connection.started:
-            step.close.append((connection, now + self.policy.close_timeout if by is None else by))
-        else:
-            self._bury(step, connection)
-
-    def _bury(self, step: Step, connection: Connection) -> None:
-        """The connection is really gone: it stops counting."""
-        failed = connection.end_reason == "failed"
-        connection.move(State.FAILED if failed else State.CLOSED)
-        del self.connections[connection]
-        if failed:
-            self.counts.connects_failed += 1
-        else:
-            name = f"closed_{connection.end_reason}"
-            setattr(self.counts, name, getattr(self.counts, name) + 1)
-        step.gone = True
-        link = connection.link
-        step.events.append(
-            self._told(
-                events.SessionClosed,
-                connection,
-                reason=connection.end_reason,
-                seconds=trio.current_time() - connection.closing_since,
-                exit_status=link.exit_status,
-                killed=tuple(link.killed),
-                left_behind=tuple(link.left_behind),
-            )
-        )
+    # The asking, step by step.
 
     @enable_ki_protection
     def _queue(self, waiter: Waiter) -> None:
         self._check_not_deadlocked(waiter.task)
         if not self._hope() and self.health.left_alone and self.policy.when_unavailable == "fail":
             self._reject(self.health.unavailable())
-        step = Step()
+        step = Step(events=[events.WaitStarted(at=waiter.since, server=self.name, scope=self.scope)])
         self.waiters[waiter] = None
         self.tally.wait(1)
         self._match(step)
@@ -673,6 +336,7 @@ class Lane:
             if len(self.waiters) - dialling * self.policy.max_in_flight > most:
                 del self.waiters[waiter]
                 self.tally.wait(-1)
+                step.events.clear()
                 self._done(step)
                 self._reject(
                     TooManyWaitersError(
@@ -694,7 +358,7 @@ class Lane:
             self.counts.acquires_cancelled += 1
         else:
             self.counts.acquires_timed_out += 1
-        step = Step(events=[self._failed(reason, waited)])
+        step = Step(events=[self._failed(reason, waited, queued=True)])
         self._done(step)
 
     def _check_not_deadlocked(self, task: object) -> None:
@@ -724,16 +388,8 @@ class Lane:
 
     def _reject(self, error: PoolError) -> None:
         self.counts.acquires_rejected += 1
-        self._done(Step(events=[self._failed("rejected", 0.0)]))
+        self._done(Step(events=[self._failed("rejected", 0.0, queued=False)]))
         raise error
-
-    def _told(self, kind: Callable[..., events.Event], connection: Connection, **fields: Any) -> events.Event:
-        return kind(at=trio.current_time(), server=self.name, scope=self.scope, connection=connection.number, **fields)
-
-    def _failed(self, reason: Literal["cancelled", "timed out", "rejected"], waited: float) -> events.Event:
-        return events.AcquireFailed(
-            at=trio.current_time(), server=self.name, scope=self.scope, reason=reason, waited=waited
-        )
 
     def _done(self, step: Step) -> None:
         self.host.apply(self, step)

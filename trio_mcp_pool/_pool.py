@@ -22,7 +22,8 @@ from typing import final
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from ._core import Core, Scope
+from ._core import Core
+from ._entries import Scope
 from ._events import Observer
 from ._lane import Lane
 from ._policy import PoolPolicy

@@ -21,7 +21,7 @@ from mcp import MCPError
 from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
 
 from ._errors import LeaseEndedError, PoolError, SessionLostError
-from ._lane import Lease
+from ._lease import Lease
 from ._wire._link import Call, current_call
 from ._wire._probe import probe
 

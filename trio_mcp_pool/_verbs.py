@@ -20,7 +20,8 @@ from trio.lowlevel import enable_ki_protection
 from ._core import Core
 from ._errors import OutcomeUnknownError, PoolError, SessionLostError
 from ._events import CallResent
-from ._lane import Lane, Lease
+from ._lane import Lane
+from ._lease import Lease
 from ._session import Session
 
 if TYPE_CHECKING:
