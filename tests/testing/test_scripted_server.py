@@ -324,7 +324,7 @@ async def test_stream_never_leaves_the_request_unwritten_and_its_caller_free(
     mode: str, autojump_clock: trio.testing.MockClock
 ) -> None:
     server = ScriptedServer(mode=mode)
-    wire = Wire()
+    wire = Wire(write_timeout=10)
     async with server._connect(wire.link) as client:
         server.gates["stream"] = never
         async with calling() as call:
@@ -332,6 +332,8 @@ async def test_stream_never_leaves_the_request_unwritten_and_its_caller_free(
                 await client.call_tool("echo", {"text": "a"})
             assert trio.current_time() == 1  # and not five seconds later, which the SDK gives its cancel notice
             assert not call.written
+        await trio.sleep(100)  # nothing waits to be written any more, a cancel notice neither
+        assert not wire.link.is_lost
         server.gates["stream"] = ok
         server.resume()
         assert text(await client.call_tool("echo", {"text": "b"})) == "b"
@@ -504,6 +506,7 @@ async def test_a_stopped_server_reads_and_sends_nothing_until_it_is_resumed(
             await client.call_tool("echo", {"text": "a"})
             assert trio.current_time() == 10 + delay
 
+        await client.list_tools()  # or the client would do so after the call, and meet the stop there
         nursery.start_soon(caller, 0)  # read before the stop, answered after it
         nursery.start_soon(caller, 1)  # read after it
         await trio.sleep(0.5)
@@ -589,7 +592,7 @@ async def test_a_tool_reports_progress_logs_and_may_die(mode: str, autojump_cloc
         return "worked"
 
     async def die(context: ToolContext) -> str:
-        context.progress(1)  # nobody asked
+        context.progress(1)  # still on the line when it dies
         context.kill()
         return "never said"
 
@@ -607,7 +610,7 @@ async def test_a_tool_reports_progress_logs_and_may_die(mode: str, autojump_cloc
         assert text(await client.call_tool("work", progress_callback=on_progress)) == "worked"
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(mcp.MCPError):
-            await client.call_tool("die")
+            await client.call_tool("die", progress_callback=on_progress)
         assert wire.link.is_lost
     assert seen[:2] == [(1, 1, 2, "step 1"), (2, 2, 2, "step 2")]
     assert seen[2:] == ["done"]
