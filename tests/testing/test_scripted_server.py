@@ -187,7 +187,7 @@ async def test_handshake_error_of_the_protocol_is_the_answer(mode: str, autojump
     (leaf,) = leaves(caught.value)
     assert isinstance(leaf, mcp.MCPError)
     assert leaf.code == -32099
-    assert [event[:2] for event in wire.events] == [("failing", 0.0)]
+    assert wire.events == [("failing", 0.0, leaf)]
     assert server.connections[0].died_at is None
 
 

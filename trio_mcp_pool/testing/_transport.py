@@ -20,6 +20,7 @@ import mcp_types as types
 import trio
 from mcp.shared.message import SessionMessage
 
+from .._wire._bare import essence
 from .._wire._link import Call, Link, current_call
 from ._gates import GateTable
 from ._peer import Offer, Peer
@@ -182,7 +183,7 @@ class ScriptedTransport:
         self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
     ) -> None:
         if self._peer.record.opened_at is None and isinstance(exc_val, Exception):
-            self._link.failing(exc_val)
+            self._link.failing(essence(exc_val))
         self._peer.note(state="closing")
         try:
             self._peer.end()
