@@ -19,7 +19,6 @@ from ._errors import PoolError
 
 if TYPE_CHECKING:
     from ._lane import Lane
-    from ._matcher import Matcher
     from ._statistics import PoolStatistics
 
 
@@ -29,7 +28,7 @@ class Lease:
 
     __slots__ = ("connection", "ended", "lane", "since", "task")
 
-    def __init__(self, lane: Matcher, connection: Connection, task: object, since: float) -> None:
+    def __init__(self, lane: Lane, connection: Connection, task: object, since: float) -> None:
         self.lane = lane
         self.connection = connection
         self.task = task
