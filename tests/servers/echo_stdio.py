@@ -153,7 +153,7 @@ def handle(message, options):
             "cacheScope": "private",
         }
     elif method == "tools/list":
-        names = ["echo", "big", "sleep", "pid", "count"]
+        names = ["echo", "big", "sleep", "pid", "count", "wedge", "leave_grandchild"]
         result = {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in names]}
         if modern:
             result |= {"ttlMs": 0, "cacheScope": "private"}

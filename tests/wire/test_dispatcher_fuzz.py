@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from typing import Any
@@ -43,7 +44,7 @@ hostile = st.one_of(
 
 def cut(data: bytes, points: list[int]) -> list[bytes]:
     edges = [0, *sorted(point % (len(data) + 1) for point in points), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
 @given(

@@ -130,7 +130,7 @@ class Child:
                 # Until it is reaped, its pid is taken, so the group's number cannot mean anybody else.
                 members = await trio.to_thread.run_sync(group_members, pid)
                 _kill_group(pid, signal.SIGKILL)
-                self._link.killed += [member for member in members if member != pid]
+                self._link.killed += [one for one in members if one != pid and one not in self._link.killed]
                 await self._process.wait()
             else:
                 self._tell(await self._process.wait())
@@ -186,7 +186,7 @@ class Child:
             with trio.move_on_at(now + patience):
                 await self.exited.wait()
         if not self.exited.is_set():
-            self._link.killed.append(pid)
+            self._link.killed += await trio.to_thread.run_sync(group_members, pid) or [pid]
             _kill_group(pid, signal.SIGKILL)
         await self._gone.wait()
         await wait_gone(self._link.killed)

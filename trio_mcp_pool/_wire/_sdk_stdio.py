@@ -24,7 +24,7 @@ from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCNotification, JSONRPCRequest
 
 from ._bare import essence
-from ._descendants import MARKER, marked_processes, report_escaped, status_unreaped, wait_gone
+from ._descendants import MARKER, group_members, marked_processes, report_escaped, status_unreaped, wait_gone
 from ._link import Link, current_call
 from ._stderr import Stderr
 
@@ -141,6 +141,7 @@ class _Watched:
         try:
             await self._find_child()
         except BaseException:
+            self._nursery.start_soon(self._kill_late)
             await self._inner.__aexit__(*sys.exc_info())
             raise
         self._link.phase = "handshake"
@@ -174,8 +175,10 @@ class _Watched:
         with self._hurry:
             allowed = max(0.0, min(link.close_timeout, link.close_by - trio.current_time()))
             await trio.sleep(allowed * 3 / 4)
+            if link.pid is None:
+                await self._find_child()
             if link.pid is not None and os.name == "posix":
-                link.killed.append(link.pid)
+                link.killed += await trio.to_thread.run_sync(group_members, link.pid) or [link.pid]
                 with suppress(ProcessLookupError, PermissionError):
                     # Its leader is not reaped yet: the SDK's close is still waiting for it.
                     os.killpg(link.pid, signal.SIGKILL)
@@ -189,7 +192,8 @@ async def _sweep(link: Link, mark: str) -> None:
     """Kill what is left of the group, report what has left it. The marker, not the number, says whose a process is."""
     for one in await trio.to_thread.run_sync(marked_processes, mark, abandon_on_cancel=True):
         if one.group == link.pid and os.name == "posix":
-            link.killed.append(one.pid)
+            if one.pid not in link.killed:
+                link.killed.append(one.pid)
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(one.pid, signal.SIGKILL)
     await wait_gone(link.killed)
