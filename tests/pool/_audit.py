@@ -1,0 +1,115 @@
+"""An auditor for the exhaustive and random tests: it looks at the books after every event and collects what is wrong.
+
+It looks at two things: the public statistics, where the numbers of the pool must be the sums of its servers', and every lane
+by itself, as R10 asks. Faults are collected, not raised: an observer that raises is only logged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import trio
+from trio.testing import MockClock
+
+from trio_mcp_pool import ConnectionEvent, Event, Pool, PoolClosed, PoolStatistics, ServerStatistics, SessionClosed
+
+T = TypeVar("T")
+
+_SUMMED = [f.name for f in fields(ServerStatistics) if not f.name.startswith("peak_")]
+
+
+def on_virtual_time(main: Callable[[], Awaitable[T]], *, instruments: Any = ()) -> T:
+    """Run it from time 0 on a clock that jumps; a thousand of these fit into one test."""
+    return trio.run(  # type: ignore[no-any-return]
+        main, clock=MockClock(autojump_threshold=0), instruments=instruments, strict_exception_groups=True
+    )
+
+
+def _unbalanced(who: str, n: Any) -> list[str]:
+    faults = []
+    closed = n["closed_idle"] + n["closed_lifetime"] + n["closed_drained"] + n["closed_broken"] + n["closed_shutdown"]
+    if n["size"] != n["sessions_idle"] + n["sessions_in_use"] + n["sessions_connecting"] + n["sessions_closing"]:
+        faults.append(f"{who}: size is not the sum of the states: {n}")
+    if n["connects"] != n["connects_failed"] + n["size"] + closed:
+        faults.append(f"{who}: connects are not accounted for: {n}")
+    if any(value < 0 for value in n.values()):
+        faults.append(f"{who}: a number is negative: {n}")
+    return faults
+
+
+def as_dict(stats: PoolStatistics | ServerStatistics) -> dict[str, float]:
+    return {name: getattr(stats, name) for name in _SUMMED}
+
+
+def faults_in(pool: Pool, *, limit: bool = True) -> list[str]:
+    """What R10 forbids and stands in the books at this moment. `limit`: whether `max_sessions` is looked at, too."""
+    stats = pool.statistics()
+    faults = _unbalanced("pool", as_dict(stats))
+    for name, server in stats.servers.items():
+        faults += _unbalanced(name, as_dict(server))
+        if server.peak_in_use < server.sessions_in_use or server.peak_tasks_waiting < server.tasks_waiting_acquire:
+            faults.append(f"{name}: a peak is below the present: {server}")
+    for field in _SUMMED:
+        total = sum(getattr(server, field) for server in stats.servers.values())
+        if abs(getattr(stats, field) - total) > 1e-6:
+            faults.append(f"pool: {field} is not the sum of the servers'")
+    core = pool._core
+    in_use = waiting = 0
+    for entry in core._all_entries():
+        for lane in entry.lanes.values():
+            gauges = lane.gauges()
+            faults += _unbalanced(repr(lane), {**gauges, **lane.counts.as_dict()})
+            if limit and gauges["size"] > lane.policy.max_sessions:
+                faults.append(f"{lane!r}: more connections than max_sessions: {gauges}")
+            in_use += gauges["sessions_in_use"]
+            waiting += gauges["tasks_waiting_acquire"]
+            for connection in lane.connections:
+                if len(connection.leases) > lane.policy.max_in_flight and limit:
+                    faults.append(f"{connection!r}: more leases than max_in_flight")
+    if core.tally.in_use != in_use:
+        faults.append(f"the tally has {core.tally.in_use} in use, the lanes {in_use}")
+    # A waiter that was sent for but has left is between the two for the length of one tick.
+    if core.tally.waiting != waiting:
+        faults.append(f"the tally has {core.tally.waiting} waiting, the lanes {waiting}")
+    return faults
+
+
+class Auditor:
+    """An observer that audits the pool after every event."""
+
+    def __init__(self, *, limit: bool = True) -> None:
+        self.pool: Pool | None = None
+        self.limit = limit
+        self.faults: list[str] = []
+        self.events: list[Event] = []
+
+    def event(self, e: Event) -> None:
+        self.events.append(e)
+        if self.pool is not None:
+            self.check(type(e).__name__)
+
+    def check(self, when: str) -> None:
+        """Audit now."""
+        assert self.pool is not None
+        for fault in faults_in(self.pool, limit=self.limit):
+            self.faults.append(f"at {trio.current_time():g} after {when}: {fault}")
+
+    def check_closed(self) -> None:
+        """Audit a pool whose block has ended."""
+        assert self.pool is not None
+        self.check("the end")
+        stats = self.pool.statistics()
+        for gauge in (
+            "size", "sessions_idle", "sessions_in_use", "sessions_connecting", "sessions_closing",
+            "tasks_waiting_acquire", "leases_in_flight",
+        ):  # fmt: skip
+            if getattr(stats, gauge):
+                self.faults.append(f"at the end: {gauge} == {getattr(stats, gauge)}")
+        opened = {e.connection for e in self.events if isinstance(e, ConnectionEvent)}
+        closed = [e.connection for e in self.events if isinstance(e, SessionClosed)]
+        if sorted(opened) != sorted(closed):
+            self.faults.append(f"connections that began {sorted(opened)}, that ended {sorted(closed)}")
+        if [type(e) for e in self.events].count(PoolClosed) != 1 or not isinstance(self.events[-1], PoolClosed):
+            self.faults.append("PoolClosed is not the one last event")
