@@ -42,7 +42,10 @@ async def main() -> None:
 
             # The same description under the same name is left alone; this one differs in its environment.
             await pool.reconfigure({"steady": StdioServer(command, arguments, env={"GENERATION": "2"})})
-            print("reconfigured; servers now:", sorted(pool.statistics().servers))
+            try:
+                await pool.call_tool("old", "echo", {"text": "hello?"})
+            except UnknownServerError as error:
+                print("reconfigured:", error)
 
             await trio.sleep(0.2)
             stop.set()

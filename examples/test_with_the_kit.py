@@ -3,10 +3,13 @@
 `summarise` is the program under test. The tests make its server slow, dead or absent, and take no time.
 
     pytest examples/test_with_the_kit.py
+
+pytest-trio runs them, with `trio_mode = true` in the configuration of pytest.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from typing import Any
 
@@ -92,4 +95,4 @@ async def test_a_missing_program_is_told_at_once_and_a_slow_one_is_waited_for(au
 
 
 if __name__ == "__main__":
-    sys.exit(pytest.main([__file__, "-q"]))
+    sys.exit(subprocess.call([sys.executable, "-m", "pytest", __file__, "-q"]))

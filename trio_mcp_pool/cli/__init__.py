@@ -37,13 +37,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _demo() -> int:
+def _show() -> int:
     from ._demo import run_demo
 
     return run_demo()
 
 
-def _demo_server(name: str, port: int) -> int:
+def _serve(name: str, port: int) -> int:
     # Imported by name here so that the demo itself does not pay for a web server it runs in another process.
     if name == "notebook":
         from ._servers import notebook
@@ -61,8 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.command == "demo":
-            return _demo()
-        return _demo_server(options.name, options.port)
+            return _show()
+        return _serve(options.name, options.port)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

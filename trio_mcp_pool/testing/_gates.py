@@ -146,9 +146,9 @@ def slow(seconds: float, *, shielded: bool = False) -> Gate:
 def hold() -> Hold:
     """Keep it until the test calls `open()` on the gate that this returns.
 
-    door = server.gates["handshake"] = hold()
-    ...                                   # whoever dials waits at the door
-    door.open()
+        door = server.gates["handshake"] = hold()
+        ...                                   # whoever dials waits at the door
+        door.open()
     """
     return Hold()
 

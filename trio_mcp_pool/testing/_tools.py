@@ -29,11 +29,11 @@ class Caller(Protocol):
 class ToolContext:
     """The call that a tool serves: given to a tool that has a parameter named `context`.
 
-    async def count(context: ToolContext, to: int) -> str:
-        for number in range(to):
-            context.progress(number + 1, to)
-            await trio.sleep(1)
-        return "done"
+        async def count(context: ToolContext, to: int) -> str:
+            for number in range(to):
+                context.progress(number + 1, to)
+                await trio.sleep(1)
+            return "done"
     """
 
     def __init__(self, caller: Caller, params: Mapping[str, Any], delay: float) -> None:
