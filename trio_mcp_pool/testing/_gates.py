@@ -146,8 +146,10 @@ def slow(seconds: float, *, shielded: bool = False) -> Gate:
 def hold() -> Hold:
     """Keep it until the test calls `open()` on the gate that this returns.
 
+    Whoever dials waits at the door until then:
+
         door = server.gates["handshake"] = hold()
-        ...                                   # whoever dials waits at the door
+        ...
         door.open()
     """
     return Hold()

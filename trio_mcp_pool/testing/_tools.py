@@ -29,6 +29,8 @@ class Caller(Protocol):
 class ToolContext:
     """The call that a tool serves: given to a tool that has a parameter named `context`.
 
+    A tool that reports its progress:
+
         async def count(context: ToolContext, to: int) -> str:
             for number in range(to):
                 context.progress(number + 1, to)
