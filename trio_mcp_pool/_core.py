@@ -205,6 +205,7 @@ class Core:
         entry = self.entries.get(name) if isinstance(name, str) else None
         if entry is None or self.closing is not None:
             raise self._cannot_lease(name)
+        entry.health.forget()
         return [c for lane in list(entry.lanes.values()) for c in lane.drain(lane.policy.drain_timeout)]
 
     def remove(self, name: str) -> list[Connection]:
@@ -235,6 +236,7 @@ class Core:
                 self.add(name, server)
             elif entry.server != server:
                 entry.server = server
+                entry.health.forget()
                 for lane in list(entry.lanes.values()):
                     patience = lane.policy.drain_timeout
                     lane.server, lane.policy = server, entry.policy_for(lane.scope, lane.stateful)

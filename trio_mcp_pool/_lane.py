@@ -288,7 +288,6 @@ class Lane(Matcher):
                 connection.drain_reason = reason
                 connection.drain_by = min(connection.drain_by, by)
                 connection.wake(connection.drain_by)
-        self.health.forget()
         self._match(step)
         self._done(step)
         return old
