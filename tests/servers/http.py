@@ -12,19 +12,25 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from mcp.server import MCPServer
+import anyio
+import uvicorn
+from mcp.server import MCPServer
+from mcp.server.mcpserver import Context
+from pydantic import BaseModel
 
 Kind = Literal["plain", "json", "stateless", "sse"]
 
 
+class Name(BaseModel):
+    """What the client is asked for."""
+
+    name: str
+
+
 def build() -> MCPServer[Any]:
     """The server behind every kind of endpoint."""
-    import anyio
-    from mcp.server import MCPServer
-
     server: MCPServer[Any] = MCPServer("http-test")
     executions: dict[str, int] = {}
 
@@ -52,13 +58,37 @@ def build() -> MCPServer[Any]:
         """How often a tool ran."""
         return executions.get(tool, 0)
 
+    @server.tool()
+    async def count(to: int, context: Context) -> str:
+        """Report progress up to a number."""
+        for number in range(1, to + 1):
+            await context.report_progress(number, to)
+        return "done"
+
+    @server.tool()
+    async def ask(context: Context) -> str:
+        """Ask the client for a name."""
+        answer = await context.elicit("Your name?", Name)
+        assert answer.action == "accept"
+        return answer.data.name
+
+    @server.tool()
+    async def client_port(context: Context) -> str:
+        """The port that this request came from."""
+        assert context.request_context.request is not None
+        return str(context.request_context.request.client.port)
+
+    @server.tool()
+    async def session_id(context: Context) -> str:
+        """The session that this request belongs to."""
+        assert context.request_context.request is not None
+        return str(context.request_context.request.headers["mcp-session-id"])
+
     return server
 
 
 def serve(kind: Kind) -> None:
     """Serve on a free port until killed."""
-    import uvicorn
-
     server = build()
     if kind == "sse":
         app = server.sse_app()

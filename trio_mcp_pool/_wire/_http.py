@@ -48,26 +48,25 @@ async def connect_http(
     http.limit = max_sse_event_size
     streams = HttpTransport(link, http, url, transport, max_sse_event_size)
     client = mcp.Client(streams, **_with_cache_identity(client_options, url))
-    token = current_call.set(dial)
     try:
-        try:
-            await client.__aenter__()
-        finally:
-            current_call.reset(token)
+        async with _shaken_hands(client, http, dial):
+            yield client
     except Exception as exc:
         raise_decisive(exc, http.verdict(exc))
-    http.ready = True
-    try:
-        async with _entered(client):
-            yield client
-    except BaseExceptionGroup as group:
-        raise_decisive(group, http.verdict(group))
 
 
 @asynccontextmanager
-async def _entered(client: mcp.Client) -> AsyncIterator[None]:
-    """Leave `client`, which was entered before, like an `async with` would."""
+async def _shaken_hands(client: mcp.Client, http: WireClient, dial: Call) -> AsyncIterator[None]:
+    """Enter and leave `client`; only the first half is the dial."""
+    token = current_call.set(dial)
     try:
+        await client.__aenter__()
+    finally:
+        current_call.reset(token)
+    try:
+        # The SDK takes the handshake for done when it has handed over its last message.
+        await http.wait_initialized()
+        http.ready = True
         yield
     except BaseException as exc:
         await client.__aexit__(type(exc), exc, exc.__traceback__)

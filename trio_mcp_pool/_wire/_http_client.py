@@ -79,6 +79,8 @@ class WireClient(httpx2.AsyncClient):
         self._link = link
         self._dial = dial
         self._dial_trouble: Exception | None = None
+        self._told = False
+        self._initialized: trio.Event | None = None
         self._has_auth = auth is not None
         self._soft_answers = soft_answers
         self._background: trio.Nursery | None = None
@@ -101,8 +103,35 @@ class WireClient(httpx2.AsyncClient):
             return self._dial.failure
         return self._dial_trouble or found
 
+    def dial_failed(self, exc: BaseException) -> None:
+        """Only cleaning up remains of the dial."""
+        if not self.ready and not self._told and isinstance(verdict := self.verdict(exc), Exception):
+            self._told = True
+            self._link.failing(verdict)
+
+    def expect_initialized(self) -> None:
+        """The notice that ends the handshake was handed to the SDK."""
+        self._initialized = trio.Event()
+
+    async def wait_initialized(self) -> None:
+        """Until the server has taken that notice. Raises what kept it from doing so."""
+        if self._initialized is not None:
+            await self._initialized.wait()
+            if self._dial_trouble is not None:
+                raise self._dial_trouble
+
     async def send(self, request: httpx2.Request, *args: Any, **kwargs: Any) -> httpx2.Response:
         """Send one request of the SDK's, or answer it in the server's stead."""
+        try:
+            return await self._send(request, kwargs)
+        except Exception as exc:
+            if not self.ready and (self._soft_answers or request.method == "POST"):
+                self._dial_trouble = exc
+                # The SDK comes to the same end, but by way of cancelling its tasks.
+                self.dial_failed(exc)
+            raise
+
+    async def _send(self, request: httpx2.Request, kwargs: dict[str, Any]) -> httpx2.Response:
         carried = current_message.get()
         message = None if carried is None else carried.message
         if request.method == "DELETE":
@@ -289,7 +318,11 @@ class WireClient(httpx2.AsyncClient):
                 if not flight.sent:
                     return accepted(request)  # the server has not heard of the request
         elif not self.ready:
-            return await self._plain(request, kwargs)
+            try:
+                return await self._plain(request, kwargs)
+            finally:
+                if self._initialized is not None:
+                    self._initialized.set()
         assert self._background is not None
         self._background.start_soon(self._post_notice, request, timeout)
         return accepted(request)

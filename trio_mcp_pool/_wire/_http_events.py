@@ -21,7 +21,8 @@ from pydantic import ValidationError
 
 from .._errors import MessageTooLargeError
 from ._http_answers import DONE_BODY, error_body
-from ._http_flight import ABANDONED, Flight, HeardStream
+from ._http_flight import ABANDONED, Flight
+from ._http_sse import Event, EventParser, EventTooLarge
 
 # How long the server may take to end a stream after its answer, so that the connection can be used again.
 _DRAIN = 0.1
@@ -98,8 +99,8 @@ class AnswerStream(httpx2.AsyncByteStream):
             try:
                 if await self._read_one():
                     return None
-            except httpx2.SSEError as exc:
-                return self._too_large(exc)
+            except EventTooLarge:
+                return self._too_large()
             except httpx2.HTTPError as exc:
                 cause = exc
             await self._response.aclose()
@@ -125,28 +126,32 @@ class AnswerStream(httpx2.AsyncByteStream):
 
     async def _read_one(self) -> bool:
         """Deliver the events of one stream; whether the answer was among them."""
-        assert isinstance(self._response.stream, httpx2.AsyncByteStream)
-        self._response.stream = HeardStream(self._response.stream, self._flight.link)
-        events = aiter(httpx2.EventSource(self._response, max_event_size=self._limit))
+        parser = EventParser(self._limit)
+        parts = aiter(self._response.aiter_bytes())
         try:
-            while (event := await anext(events, None)) is not None:
-                if event.id:
-                    self._last_id = event.id
-                    if self._metadata is not None and self._metadata.on_resumption_token_update is not None:
-                        await self._metadata.on_resumption_token_update(event.id)
-                if event.retry is not None:
-                    self._delay = event.retry / 1000
-                if event.event == "message" and event.data and await self._deliver_event(event.data):
-                    with trio.move_on_after(_DRAIN):
-                        while await anext(events, None) is not None:
-                            pass
-                    return True
+            while (part := await anext(parts, None)) is not None:
+                self._flight.link.heard()
+                for event in parser.feed(part):
+                    if await self._take(event):
+                        with trio.move_on_after(_DRAIN):
+                            while await anext(parts, None) is not None:
+                                pass
+                        return True
             return False
         finally:
-            await _unwind(events)
+            await _unwind(parts)
+
+    async def _take(self, event: Event) -> bool:
+        """Whether this event was the answer."""
+        if event.id and event.id != self._last_id:
+            self._last_id = event.id
+            if self._metadata is not None and self._metadata.on_resumption_token_update is not None:
+                await self._metadata.on_resumption_token_update(event.id)
+        if event.retry is not None:
+            self._delay = event.retry
+        return event.event == "message" and bool(event.data) and await self._deliver_event(event.data)
 
     async def _deliver_event(self, data: str) -> bool:
-        """Whether this was the answer."""
         try:
             message = jsonrpc_message_adapter.validate_json(data, by_name=False)
         except ValidationError:
@@ -162,19 +167,19 @@ class AnswerStream(httpx2.AsyncByteStream):
         await self._deliver(SessionMessage(message))
         return True
 
-    def _too_large(self, exc: Exception) -> str:
+    def _too_large(self) -> str:
         server = self._flight.link.server
         why = f"a server-sent event exceeded {self._limit} bytes"
-        self._flight.fail_with(MessageTooLargeError(f"{server}: {why}", server=server, limit=self._limit), exc)
+        self._flight.fail_with(MessageTooLargeError(f"{server}: {why}", server=server, limit=self._limit))
         return why
 
 
-async def _unwind(events: AsyncIterator[object]) -> None:
+async def _unwind(parts: AsyncIterator[object]) -> None:
     """Run the generators to their end. Closing only the outermost would leave those inside for the garbage collector."""
     with trio.CancelScope() as scope:
         scope.cancel()
         try:
-            while await anext(events, None) is not None:
+            while await anext(parts, None) is not None:
                 pass
         except httpx2.HTTPError:
             pass

@@ -63,9 +63,9 @@ class HttpTransport:
                 self._http.work_in(self._background, reading.deliver)
                 self._stack = stack.pop_all()
         except Exception as exc:
-            self._failing(exc)
+            self._http.dial_failed(exc)
             raise
-        return reading, WriteSide(write, self._link)
+        return reading, WriteSide(write, self._link, self._http)
 
     def _streamable(self) -> Any:
         options: dict[str, Any] = {"http_client": self._http, "terminate_on_close": True}
@@ -74,10 +74,6 @@ class HttpTransport:
             options["max_sse_event_size"] = self._limit
         return streamable_http.streamable_http_client(self._url, **options)
 
-    def _failing(self, exc: BaseException) -> None:
-        if not self._http.ready and isinstance(verdict := self._http.verdict(exc), Exception):
-            self._link.failing(verdict)
-
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,
@@ -85,7 +81,7 @@ class HttpTransport:
         traceback: TracebackType | None,
     ) -> bool | None:
         if exc is not None:
-            self._failing(exc)
+            self._http.dial_failed(exc)
         if self._background is not None:
             self._background.cancel_scope.cancel(reason="the connection is left")
         return await self._stack.__aexit__(exc_type, exc, traceback)
@@ -170,14 +166,17 @@ class ReadSide:
 class WriteSide:
     """What goes to the server."""
 
-    def __init__(self, stream: Any, link: Link) -> None:
+    def __init__(self, stream: Any, link: Link, http: WireClient) -> None:
         self._stream = stream
         self._link = link
+        self._http = http
         self._closed = False
 
     async def send(self, item: SessionMessage, /) -> None:
         if self._closed or self._link.is_lost or self._link.leaving:
             raise anyio.ClosedResourceError
+        if getattr(item.message, "method", "") == "notifications/initialized":
+            self._http.expect_initialized()
         # The SDK copies the sender's context here, and sends the message in a task that has it.
         token = current_message.set(item)
         try:
