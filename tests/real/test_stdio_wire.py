@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -32,10 +33,10 @@ MAX_LINE = 30_000_000
 def wire(
     name: str, link: Link, *args: str, env: dict[str, str] | None = None, max_line: int = MAX_LINE, **options: Any
 ) -> Any:
-    command = [sys.executable, ["-S", SERVER, *args], env or {}, None]
+    arguments = ["-S", SERVER, *args]
     if name == "trio":
-        return connect_stdio(link, *command, max_line, options)  # type: ignore[arg-type]
-    return connect_sdk_stdio(link, *command, options)  # type: ignore[arg-type]
+        return connect_stdio(link, sys.executable, arguments, env or {}, None, max_line, options)
+    return connect_sdk_stdio(link, sys.executable, arguments, env or {}, None, options)
 
 
 def text(result: Any) -> str:
@@ -373,6 +374,43 @@ async def test_a_cancelled_owner_kills_quickly() -> None:
     assert link.exit_status == -signal.SIGKILL
 
 
+async def test_a_callback_that_shields_itself_does_not_keep_the_process_beyond_its_bound() -> None:
+    holding = trio.Event()
+    ended: list[float] = []
+
+    async def sampling(context: Any, params: Any) -> Any:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 3):
+            holding.set()
+            await trio.sleep_forever()
+
+    async def watch() -> None:
+        while alive(pid):
+            await trio.sleep(0.01)
+        ended.append(trio.current_time())
+
+    link = Link("echo", close_timeout=1)
+    async with within(20), trio.open_nursery() as nursery:
+        async with wire("trio", link, "--era", "legacy", "--stubborn", sampling_callback=sampling) as client:
+            assert link.pid is not None
+            pid = link.pid
+            nursery.start_soon(client.call_tool, "ask")
+            await holding.wait()
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                start = trio.current_time()
+                nursery.start_soon(watch_shielded(watch))
+                await trio.sleep(0)
+    assert ended[0] - start < 1.5
+
+
+def watch_shielded(function: Callable[[], Any]) -> Callable[[], Any]:
+    async def run() -> None:
+        with trio.CancelScope(shield=True):
+            await function()
+
+    return run
+
+
 async def test_cancelled_during_a_polite_close_it_hurries_up() -> None:
     link = Link("echo", close_timeout=10)
     async with within(20):
@@ -400,6 +438,19 @@ async def test_R2_grandchildren_in_the_group_are_killed_and_escaped_ones_are_rep
         assert str(escaped) in caplog.text
     finally:
         os.kill(escaped, signal.SIGKILL)
+
+
+# Elsewhere.
+
+
+def test_the_sdk_wire_imports_where_posix_is_not() -> None:
+    code = (
+        "import os, signal, subprocess, trio, anyio, mcp, mcp.client.stdio\n"
+        "for name in 'killpg setsid set_blocking pidfd_open waitid getpgid'.split(): delattr(os, name)\n"
+        "for name in 'SIGKILL SIGSTOP SIGCHLD'.split(): delattr(signal, name)\n"
+        "import trio_mcp_pool._wire._sdk_stdio\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 # The seam.

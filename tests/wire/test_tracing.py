@@ -20,21 +20,24 @@ CONTEXT = SpanContext(0xABC, 0xDEF, is_remote=False, trace_flags=TraceFlags(1))
 class RecordingSpan(NonRecordingSpan):
     def __init__(self, name: str, attributes: dict[str, Any]) -> None:
         super().__init__(CONTEXT)
-        self.name, self.attributes, self.status = name, attributes, None
+        self.status: tuple[Any, Any]
+        self.name, self.attributes, self.status = name, attributes, (None, None)
 
     def set_attributes(self, attributes: Any) -> None:
         self.attributes |= attributes
 
     def set_status(self, status: Any, description: Any = None) -> None:
-        self.status = (status, description)  # type: ignore[assignment]
+        self.status = (status, description)
 
 
 class Tracer(trace.NoOpTracer):
     def __init__(self) -> None:
         self.spans: list[RecordingSpan] = []
 
-    @contextmanager  # type: ignore[misc]
-    def start_as_current_span(self, name: str, *args: Any, **fields: Any) -> Iterator[Any]:
+    @contextmanager
+    def start_as_current_span(  # type: ignore[override]
+        self, name: str, *args: Any, **fields: Any
+    ) -> Iterator[Any]:
         span = RecordingSpan(name, fields["attributes"])
         self.spans.append(span)
         with trace.use_span(span):
@@ -45,7 +48,7 @@ class Provider(trace.TracerProvider):
     def __init__(self) -> None:
         self.tracer = Tracer()
 
-    def get_tracer(self, name: str, *args: Any, **fields: Any) -> trace.Tracer:
+    def get_tracer(self, name: str, *args: Any, **fields: Any) -> trace.Tracer:  # type: ignore[override]
         assert name == "mcp-python-sdk"
         return self.tracer
 

@@ -89,7 +89,7 @@ async def wait_gone(pids: Iterable[int]) -> None:
     if sys.platform != "linux":
         return
     for pid in pids:
-        with suppress(ProcessLookupError):
+        with suppress(OSError):  # it is gone already, or cannot be watched
             handle = os.pidfd_open(pid)
             try:
                 await trio.lowlevel.wait_readable(handle)

@@ -341,8 +341,8 @@ class Dispatcher:
             self._report("a request has no proper id", line)
         else:
             context = InboundContext(self, request_id, progress_token_from_params(params))
-            self._in_flight[coerce_request_id(request_id)] = context
-            self._spawn(self._serve, context, request_id, method, params)
+            if self._spawn(self._serve, context, request_id, method, params):
+                self._in_flight[coerce_request_id(request_id)] = context
 
     def _on_response(self, message: dict[str, Any], line: Line) -> None:
         request_id = as_request_id(message.get("id"))
@@ -419,10 +419,12 @@ class Dispatcher:
 
     # What runs in tasks of its own.
 
-    def _spawn(self, function: Callable[..., Awaitable[None]], *args: Any) -> None:
+    def _spawn(self, function: Callable[..., Awaitable[None]], *args: Any) -> bool:
         # The last bytes of a dead server are searched for answers only: handlers could not answer any more.
-        if self._nursery is not None and not self.channel.ending:
-            self._nursery.start_soon(function, *args)
+        if self._nursery is None or self.channel.ending:
+            return False
+        self._nursery.start_soon(function, *args)
+        return True
 
     async def _serve(
         self, context: InboundContext, request_id: RequestId, method: str, params: dict[str, Any] | None

@@ -33,6 +33,8 @@ _POLITE: Final = 2.0
 """The longest wait, in seconds, for a child to exit after its stdin was closed, and again after SIGTERM."""
 _HURRIED: Final = 0.2
 """The same when the owner is cancelled."""
+_BACKSTOP: Final = 0.5
+"""How long the client may take to be left before the process is stopped regardless."""
 _REAP: Final = 0.5
 """Seconds granted beyond the bound for the kernel to end what was killed."""
 
@@ -107,11 +109,14 @@ class Child:
         """Set when the child has exited: its status and its stderr are known."""
         self.on_exit: Callable[[], None] = lambda: None
         """Called once, synchronously, at the exit."""
+        self.leave: Callable[[], None] = lambda: None
+        """Say that the process is to be stopped soon; synchronous. `stop` still has to be called."""
         self._link = link
         self._process = process
         self._stderr = stderr
         self._mark = mark
         self._watching = trio.CancelScope(shield=True)
+        self._backstop = trio.CancelScope(shield=True)
         self._stopping = False
         self._stopped = trio.Event()
         self._gone = trio.Event()
@@ -120,8 +125,8 @@ class Child:
         """Wait for the exit; then see to the group and reap. Shielded: `stop` ends it."""
         pid = self._process.pid
         with self._watching:
-            if sys.platform == "linux":
-                handle = os.pidfd_open(pid)
+            handle = _pidfd(pid)
+            if handle is not None:
                 try:
                     await trio.lowlevel.wait_readable(handle)
                 finally:
@@ -156,15 +161,31 @@ class Child:
                 await self._stopped.wait()
             return
         self._stopping = True
+        self._backstop.cancel()
         try:
             await self._stop()
         finally:
+            if not self._gone.is_set():  # killed, and still not gone: it hangs in the kernel
+                self._link.left_behind.append(self._process.pid)
             self._watching.cancel()
             self._stopped.set()
 
+    async def stop_anyway(self) -> None:
+        """Stop soon, even when what must be left before holds on: a user's callback may shield itself for as long as it
+        likes, and the process is not to outlive its bound for that."""
+        with self._backstop:
+            await trio.sleep(min(_BACKSTOP, self._bound() / 4))
+            # `stop` cancels the scope that it would run in here, so it is run outside.
+        if not self._stopping:
+            with trio.CancelScope(shield=True):
+                await self.stop()
+
+    def _bound(self) -> float:
+        return max(0.0, min(self._link.close_timeout, self._link.close_by - trio.current_time()))
+
     async def _stop(self) -> None:
         now = trio.current_time()
-        bound = max(0.0, min(self._link.close_timeout, self._link.close_by - now))
+        bound = self._bound()
         self.pipe.close_stdin()
         patience = _HURRIED
         try:
@@ -190,6 +211,15 @@ class Child:
             _kill_group(pid, signal.SIGKILL)
         await self._gone.wait()
         await wait_gone(self._link.killed)
+
+
+def _pidfd(pid: int) -> int | None:
+    if sys.platform != "linux":
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:  # an old kernel, or a sandbox that forbids it
+        return None
 
 
 def _kill_group(pgid: int, sig: signal.Signals) -> None:
@@ -247,6 +277,7 @@ async def open_child(
     raised: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
+            child.leave = lambda: nursery.start_soon(child.stop_anyway)
             nursery.start_soon(child.watch)
             nursery.start_soon(stderr.run)
             try:
@@ -260,6 +291,8 @@ async def open_child(
             finally:
                 stderr.close()
                 nursery.cancel_scope.cancel(reason="the child is gone")
+    except trio.Cancelled as exc:
+        raised = raised or exc  # the nursery knows nothing of what the block raised
     finally:
         pipe.close()
     if raised is not None:

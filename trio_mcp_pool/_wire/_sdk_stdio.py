@@ -14,7 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from types import TracebackType
-from typing import Any, Final, Self, final
+from typing import Any, Final, Self, cast, final
 
 import anyio
 import mcp
@@ -160,14 +160,24 @@ class _Watched:
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         link = self._link
+        if link.is_lost:
+            with trio.CancelScope(shield=True):
+                await self._see_it_exit()
         self._stderr.read_now()
-        if link.pid is not None and link.is_lost:
-            link.exit_status = status_unreaped(link.pid)
         bare = None if exc is None else essence(exc)
         if not self.shaken and isinstance(bare, Exception):
             link.failing(bare)
         self._nursery.start_soon(self._kill_late)
         return await self._inner.__aexit__(kind, exc, traceback)
+
+    async def _see_it_exit(self) -> None:
+        """Its stdout has ended, so it is about to exit, if it has not. Its status can be read until the SDK reaps it."""
+        for _ in range(_LOOKS if self._link.pid is not None else 0):
+            assert self._link.pid is not None
+            self._link.exit_status = status_unreaped(self._link.pid)
+            if self._link.exit_status is not None:
+                return
+            await trio.sleep(_BETWEEN_LOOKS)
 
     async def _kill_late(self) -> None:
         """The SDK takes its own time to close; where the link allows less, hasten it."""
@@ -220,7 +230,7 @@ async def connect_sdk_stdio(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stderr.run)
             watched = _Watched(link, stdio_client(parameters, errlog), mark, stderr, nursery)
-            client = mcp.Client(watched, **client_options)
+            client = mcp.Client(cast("Any", watched), **client_options)
             try:
                 await client.__aenter__()
                 errlog.close()

@@ -39,7 +39,7 @@ def client_with_dispatcher(dispatcher_factory: Callable[[], Dispatcher], options
 
     `options` are what `mcp.Client` takes beside its server. Raises what it raises for them.
     """
-    transport = _ChannelTransport(dispatcher_factory)
+    transport: Any = _ChannelTransport(dispatcher_factory)  # structurally a Transport, whose type is not public
     client = mcp.Client(transport, **options)
     if seam_stands() and callable(getattr(client, _ATTRIBUTE, None)):
 

@@ -55,6 +55,7 @@ async def connect_stdio(
         except BaseException as exc:
             # Not shown to the client's own task group, which would wrap it.
             raised = exc
+        child.leave()
         await client.__aexit__(None, None, None)
         if raised is not None:
             raise raised
