@@ -35,7 +35,7 @@ def _rich_console() -> Any:
     if not sys.stdout.isatty():
         return None
     try:
-        from rich.console import Console
+        from rich.console import Console  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
     return Console(highlight=False)

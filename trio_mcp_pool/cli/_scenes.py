@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import mcp
 import trio
@@ -82,12 +82,10 @@ async def _pid(stage: Stage, server: str, text: str) -> int:
     return pid
 
 
-def _structured(result: Any) -> dict[str, Any]:
-    expect(
-        not result.is_error and result.structured_content is not None, f"a call was answered with an error: {result}"
-    )
-    content: dict[str, Any] = result.structured_content
-    return content
+def _structured(result: mcp.types.CallToolResult) -> dict[str, Any]:
+    content = result.structured_content
+    expect(not result.is_error and isinstance(content, dict), f"a call was answered with an error: {result}")
+    return cast("dict[str, Any]", content)
 
 
 async def session_per_call(stage: Stage) -> None:

@@ -53,7 +53,7 @@ def _end_with_stdin() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Serve until stdin ends."""
-    parser = argparse.ArgumentParser(prog="board", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="board", description="A notice board over HTTP.")
     parser.add_argument("--port", type=int, default=0, help="the port to listen on; 0, the default, picks a free one")
     options = parser.parse_args(arguments)
     # Named as TCP in so many words, or asyncio leaves Nagle's algorithm on and each answer takes 40 ms more.
