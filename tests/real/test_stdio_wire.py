@@ -399,7 +399,7 @@ async def test_a_callback_that_shields_itself_does_not_keep_the_process_beyond_i
             with trio.CancelScope(shield=True):
                 start = trio.current_time()
                 nursery.start_soon(watch_shielded(watch))
-                await trio.sleep(0)
+                await trio.lowlevel.checkpoint()
     assert ended[0] - start < 1.5
 
 

@@ -256,6 +256,24 @@ async def test_R11_a_full_pipe_with_nothing_waiting_is_no_death(autojump_clock: 
         assert not r.link.is_lost
 
 
+async def test_the_patience_with_a_withdrawn_message_is_not_held_against_the_next(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    for _ in range(8):  # what happens within one instant happens in any order
+        async with rig(room=0, write_timeout=10) as r:
+            first = r.start_call()
+            start = trio.current_time()
+            await trio.sleep(9)
+            first.scope.cancel()
+            await trio.sleep_until(start + 10)
+            second = r.start_call()
+            await trio.sleep_until(start + 19.9)
+            assert not r.link.is_lost
+            await trio.sleep_until(start + 20.1)
+            assert r.link.is_lost
+            assert second.done_at == start + 20
+
+
 # Death.
 
 
