@@ -126,6 +126,8 @@ class Lane(Matcher):
             return
         step = Step(dial_over=True)
         connection.move(_READY)
+        opened, self.opened = self.opened, trio.Event()
+        opened.set()
         now = connection.ready_at = connection.idle_since = trio.current_time()
         lifetime = self.policy.max_lifetime
         connection.retire_at = (
@@ -323,6 +325,7 @@ class Lane(Matcher):
     @enable_ki_protection
     def _queue(self, waiter: Waiter) -> None:
         self._check_not_deadlocked(waiter.task)
+        self.siblings[self.scope] = self
         if not self._hope() and self.health.left_alone and self.policy.when_unavailable == "fail":
             self._reject(self.health.unavailable())
         step = Step(events=[events.WaitStarted(at=waiter.since, server=self.name, scope=self.scope)])

@@ -68,6 +68,8 @@ class Matcher(Listener):
         self.refusal: PoolError | None = None
         """Why no lease is given any more."""
         self.notice: SessionLostError | None = None
+        self.opened = trio.Event()
+        """Set when a session becomes ready, and replaced for the next one."""
 
     def __repr__(self) -> str:
         return f"<Lane of {self.name!r}: {len(self.connections)} connections, {len(self.waiters)} waiters>"

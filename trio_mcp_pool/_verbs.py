@@ -277,15 +277,24 @@ class Verbs:
         await trio.lowlevel.checkpoint()
         async with trio.open_nursery() as nursery:
 
-            async def wait(lane: Lane) -> None:
+            @enable_ki_protection
+            async def lease(lane: Lane, race: trio.CancelScope) -> None:
                 nonlocal first
-                if lane.ready:
-                    return
                 try:
                     lane.release(await lane.acquire())
                 except PoolError as error:
                     first = first or error
                     nursery.cancel_scope.cancel(reason="a dial failed")
+                race.cancel(reason="it is ready")
+
+            async def wait(lane: Lane) -> None:
+                if lane.ready:
+                    return
+                # A session that becomes ready may be on lease to others for long: that it lives is all that is asked.
+                async with trio.open_nursery() as race:
+                    race.start_soon(lease, lane, race.cancel_scope)
+                    await lane.opened.wait()
+                    race.cancel_scope.cancel(reason="it is ready")
 
             for lane in lanes:
                 nursery.start_soon(wait, lane)
