@@ -174,6 +174,7 @@ class Connection:
         self._life = trio.CancelScope(shield=True)
         self._watch = trio.CancelScope(shield=True)
         self._nap = trio.CancelScope()
+        self._probing = False
 
     def __repr__(self) -> str:
         return f"<Connection {self.number} of {self.name!r}: {self.state.value}, {len(self.leases)} leases>"
@@ -193,6 +194,10 @@ class Connection:
 
     def wake(self, at: float) -> None:
         """There is something to ask at that time, or earlier than was thought."""
+        if self._probing and self.state is State.READY:
+            # The answer decides first. Callers that keep giving up would otherwise cut every probe short, and a mute
+            # server would never be found out.
+            return
         if at < self._nap.deadline:
             self._nap.deadline = at
 
@@ -293,8 +298,10 @@ class Connection:
             with trio.CancelScope(deadline=self.listener.next_question(self)) as self._nap:
                 await trio.sleep_forever()
             if self.live and self.listener.asked(self):
+                self._probing = True
                 with trio.CancelScope() as self._nap:
                     alive = await probe(client, self.policy.probe_timeout)
+                self._probing = False
                 if self.live and not self._nap.cancelled_caught:
                     self.listener.probed(self, alive)
 
