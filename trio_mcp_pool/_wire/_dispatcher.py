@@ -12,13 +12,18 @@ Three promises beyond the protocol's:
   cancelled notice follows; a partly sent one is completed first.
 - Nothing that the server or a callback does harms the reading: a bad line costs that line, a raising callback that
   one message.
+
+Callbacks run in tasks of their own, so that one which blocks holds up nothing, and begin in the order in which their
+messages arrived, before the answer that came after them.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Final, final
 
 import anyio
@@ -126,6 +131,7 @@ class Dispatcher:
         self._next_id = 0
         self._pending: dict[RequestId, _Pending] = {}
         self._in_flight: dict[RequestId, InboundContext] = {}
+        self._turns: deque[Callable[[], None]] = deque()
         self._nursery: trio.Nursery | None = None
         self._relayed: Callable[[Line], None] | None = None
         self._relay_ended: Callable[[], None] | None = None
@@ -352,14 +358,20 @@ class Dispatcher:
         key = coerce_request_id(request_id)
         result = message.get("result")
         if type(result) is dict:
-            self._resolve(key, outcome.Value(result))
+            self._answered(key, outcome.Value(result))
             return
         error = message.get("error")
         if type(error) is dict and type(error.get("code")) is int and type(error.get("message")) is str:
-            self._resolve(key, outcome.Error(mcp.MCPError(error["code"], error["message"], error.get("data"))))
+            self._answered(key, outcome.Error(mcp.MCPError(error["code"], error["message"], error.get("data"))))
             return
         self._report("a response has neither a result object nor a proper error", line)
-        self._resolve(key, outcome.Error(mcp.MCPError(INTERNAL_ERROR, "The server sent a malformed response")))
+        self._answered(key, outcome.Error(mcp.MCPError(INTERNAL_ERROR, "The server sent a malformed response")))
+
+    def _answered(self, key: RequestId, result: outcome.Outcome[Any]) -> None:
+        if self._turns:
+            self._turns.append(partial(self._resolve, key, result))
+        else:
+            self._resolve(key, result)
 
     def _on_notification(self, method: str, params: dict[str, Any] | None) -> None:
         if method == "notifications/cancelled":
@@ -369,9 +381,11 @@ class Dispatcher:
                 context.scope.cancel(reason="the server cancelled its request")
         elif method == "notifications/progress" and params is not None:
             self._on_progress(params)
-        if run_notify_intercept(self._intercept, method, params):
+        if run_notify_intercept(self._intercept, method, params) or self.channel.ending:
             return
-        self._spawn(self._deliver, method, params)
+        self._turns.append(partial(self._spawn, self._deliver, method, params))
+        if len(self._turns) == 1:
+            self._spawn(self._take_turns)
 
     def _on_progress(self, params: dict[str, Any]) -> None:
         token = as_request_id(params.get("progressToken"))
@@ -425,6 +439,17 @@ class Dispatcher:
             return False
         self._nursery.start_soon(function, *args)
         return True
+
+    async def _take_turns(self) -> None:
+        """Begin one callback per tick: Trio runs the tasks of one tick in any order. An answer that finds no callback
+        ahead of it does not come this way."""
+        turns = self._turns
+        while turns:
+            # It stays in its place until it has begun, so that what arrives meanwhile lines up behind it.
+            turns[0]()
+            await trio.lowlevel.checkpoint()
+            if turns:
+                turns.popleft()
 
     async def _serve(
         self, context: InboundContext, request_id: RequestId, method: str, params: dict[str, Any] | None
@@ -525,5 +550,7 @@ class Dispatcher:
     def _on_death(self) -> None:
         if self._relay_ended is not None:
             self._relay_ended()
+        while self._turns:
+            self._turns.popleft()()  # answers that had arrived; nothing else begins any more
         for key in list(self._pending):
             self._resolve(key, outcome.Error(_closed()))
