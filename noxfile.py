@@ -99,3 +99,10 @@ def bench(session: nox.Session) -> None:
     """The benchmark. Arguments go to `python -m benchmarks`."""
     session.install("-e", ".", *group("bench"))
     session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session(name="bench-peers")
+def bench_peers(session: nox.Session) -> None:
+    """The benchmark beside other client layers, each in an environment of its own. Arguments as for `bench`."""
+    session.install("-e", ".", *group("bench"))
+    session.run("python", "-m", "benchmarks.peers", *session.posargs)

@@ -1,0 +1,379 @@
+"""The contests: who is measured against whom, doing what.
+
+Each contest opens its contenders side by side in one Trio run, gives them their turns, and returns rows. The numbers of
+calls, megabytes, lanes and waiters come from `Plan`, which the quick mode scales down.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import mcp
+import trio
+from mcp.client.stdio import StdioServerParameters
+from mcp.server import MCPServer
+
+from trio_mcp_pool import InProcessServer, Pool, PoolPolicy, Session, StdioServer, open_pool
+
+from .bare import BlockingServer, open_multiplexer
+from .measure import Row, Sample, Stopwatch, Turn, interleave
+
+ECHO = str(Path(__file__).with_name("echo_server.py"))
+ARGUMENTS = {"text": "hello"}
+
+Tool = Callable[[str, dict[str, Any]], Awaitable[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much of everything."""
+
+    rounds: int = 25
+    calls: int = 400
+    """Calls, leases or hand-overs in one turn."""
+    concurrent: int = 50
+    big_rounds: int = 5
+    megabytes: int = 20
+    callers: int = 100
+    lanes: int = 1_000
+    lane_rounds: int = 9
+    waiters: int = 10_000
+    few_waiters: int = 10
+
+    def quick(self) -> Plan:
+        """Everything once and small: enough to see that it runs, not to learn anything."""
+        return replace(
+            self, rounds=2, calls=50, big_rounds=2, megabytes=1, callers=20, lanes=30, lane_rounds=2, waiters=300
+        )
+
+
+Told = Callable[[], None]
+
+
+def command() -> list[str]:
+    """How the echo server is started."""
+    return [sys.executable, ECHO]
+
+
+def echo_server() -> StdioServer:
+    """The echo server as the pool knows it."""
+    return StdioServer(sys.executable, (ECHO,))
+
+
+@asynccontextmanager
+async def open_client() -> AsyncIterator[mcp.Client]:
+    """What a user writes by hand: the SDK's client on the SDK's transport."""
+    async with mcp.Client(StdioServerParameters(command=sys.executable, args=[ECHO])) as client:
+        await client.list_tools()
+        yield client
+
+
+def through(pool: Pool, server: str) -> Tool:
+    """The pool's own verb as a function of the tool."""
+
+    async def call(name: str, arguments: dict[str, Any]) -> Any:
+        return await pool.call_tool(server, name, arguments)
+
+    return call
+
+
+# Turns.
+
+
+def in_sequence(call: Tool, calls: int, tool: str = "echo", arguments: dict[str, Any] = ARGUMENTS) -> Turn:
+    """One call after the other."""
+
+    async def turn() -> Sample:
+        with Stopwatch() as watch:
+            for _ in range(calls):
+                await call(tool, arguments)
+        return watch.sample(calls)
+
+    return turn
+
+
+def at_once(call: Tool, calls: int, concurrent: int) -> Turn:
+    """As many tasks as `concurrent`, each making its share of the calls, one after the other."""
+    share = max(1, calls // concurrent)
+
+    async def caller() -> None:
+        for _ in range(share):
+            await call("echo", ARGUMENTS)
+
+    async def turn() -> Sample:
+        with Stopwatch() as watch:
+            async with trio.open_nursery() as nursery:
+                for _ in range(concurrent):
+                    nursery.start_soon(caller)
+        return watch.sample(share * concurrent)
+
+    return turn
+
+
+# Contests.
+
+
+async def warm_calls(plan: Plan, told: Told) -> list[Row]:
+    """Calls on a live stdio session."""
+    servers = {"echo": echo_server(), "sdk": replace(echo_server(), wire="sdk")}
+    async with (
+        open_pool(servers) as pool,
+        open_client() as client,
+        open_multiplexer(command()) as multiplexer,
+    ):
+        callers: dict[str, Tool] = {
+            "pool": through(pool, "echo"),
+            "mcp.Client": client.call_tool,
+            "multiplexer": multiplexer.call_tool,
+            "pool, wire='sdk'": through(pool, "sdk"),
+        }
+
+        def leased(tool: Callable[[Session], Tool], turn: Callable[[Tool], Turn]) -> Turn:
+            # The lease is held for the turn only: beside a held one the pool's own would never find the session idle.
+            async def hold() -> Sample:
+                async with pool.session("echo") as session:
+                    return await turn(tool(session))()
+
+            return hold
+
+        def turns(turn: Callable[[Tool], Turn]) -> dict[str, Turn]:
+            return {name: turn(call) for name, call in callers.items()} | {
+                "Session": leased(lambda session: session.call_tool, turn),
+                "session.client": leased(lambda session: session.client.call_tool, turn),
+            }
+
+        single = turns(lambda call: in_sequence(call, plan.calls))
+        many = turns(lambda call: at_once(call, plan.calls, plan.concurrent))
+        one = await interleave(single, plan.rounds, told=told)
+        all_of = await interleave(many, plan.rounds, told=told)
+
+    def row(key: str, title: str, ours: str, theirs: str, bound: float | None, samples: dict[str, list[Sample]]) -> Row:
+        names = {
+            "pool": "pool.call_tool",
+            "multiplexer": "bare multiplexer",
+            "Session": "Session.call_tool",
+            "session.client": "Session.client.call_tool",
+        }
+        return Row(key, title, names.get(ours, ours), names.get(theirs, theirs), bound, samples[ours], samples[theirs])
+
+    at = f"{plan.concurrent} at once"
+    return [
+        row("sequence", "warm call, in sequence", "pool", "mcp.Client", 0.60, one),
+        row("concurrent", f"warm call, {at}", "pool", "mcp.Client", 0.45, all_of),
+        row("bare", f"warm call, {at}", "pool", "multiplexer", 1.6, all_of),
+        row("added", "call on a session of the pool", "pool", "Session", 1.05, one),
+        row("bare-sequence", "warm call, in sequence", "pool", "multiplexer", None, one),
+        row("added-concurrent", f"call on a session of the pool, {at}", "pool", "Session", None, all_of),
+        row("added-client", "call on a session of the pool", "pool", "session.client", None, one),
+        row("sdk-sequence", "warm call on the SDK's wire, in sequence", "pool, wire='sdk'", "mcp.Client", None, one),
+        row("sdk-concurrent", f"warm call on the SDK's wire, {at}", "pool, wire='sdk'", "mcp.Client", None, all_of),
+    ]
+
+
+async def leases(plan: Plan, told: Told) -> list[Row]:
+    """Acquire and release of an idle session."""
+    async with open_pool({"echo": in_process()}) as pool:
+        await pool.wait_ready("echo")
+        limiter = trio.CapacityLimiter(1)
+
+        async def lease() -> Sample:
+            with Stopwatch() as watch:
+                for _ in range(plan.calls):
+                    session = await pool.acquire("echo")
+                    session.release()
+            return watch.sample(plan.calls)
+
+        async def block() -> Sample:
+            with Stopwatch() as watch:
+                for _ in range(plan.calls):
+                    async with pool.session("echo"):
+                        pass
+            return watch.sample(plan.calls)
+
+        async def limit() -> Sample:
+            with Stopwatch() as watch:
+                for _ in range(plan.calls):
+                    async with limiter:
+                        pass
+            return watch.sample(plan.calls)
+
+        got = await interleave({"lease": lease, "block": block, "limiter": limit}, plan.rounds, told=told)
+    against = "CapacityLimiter"
+    return [
+        Row("lease", "acquire and release of an idle session", "pool", against, 3, got["lease"], got["limiter"]),
+        Row(
+            "lease-block",
+            "'async with' of an idle session",
+            "pool.session",
+            against,
+            None,
+            got["block"],
+            got["limiter"],
+        ),
+    ]
+
+
+async def big_lines(plan: Plan, told: Told) -> list[Row]:
+    """One result line of many megabytes."""
+    arguments = {"megabytes": plan.megabytes}
+    blocking = BlockingServer(command())
+
+    async def readline(name: str, arguments: dict[str, Any]) -> Any:
+        return blocking.call_tool(name, arguments)
+
+    try:
+        async with open_pool({"echo": echo_server()}) as pool, open_client() as client:
+            callers: dict[str, Tool] = {
+                "pool": through(pool, "echo"),
+                "mcp.Client": client.call_tool,
+                "blocking": readline,
+            }
+            turns = {name: in_sequence(call, 1, "big", arguments) for name, call in callers.items()}
+            got = await interleave(turns, plan.big_rounds, told=told)
+    finally:
+        blocking.close()
+    title = f"a result line of {plan.megabytes} MB"
+    floor = "readline and json.loads"
+    return [
+        Row("big", title, "pool.call_tool", "mcp.Client", 0.20, got["pool"], got["mcp.Client"]),
+        Row("big-floor", title, "pool.call_tool", floor, None, got["pool"], got["blocking"]),
+        Row("big-least", title, floor, "mcp.Client", None, got["blocking"], got["mcp.Client"]),
+    ]
+
+
+async def cold_start(plan: Plan, told: Told) -> list[Row]:
+    """Many first callers of a server that does not run yet, and one."""
+    pids: list[int] = []
+
+    def turn(callers: int) -> Turn:
+        async def first_calls() -> Sample:
+            answers: set[str] = set()
+
+            async def caller(pool: Pool) -> None:
+                result = await pool.call_tool("echo", "pid")
+                answers.add(result.content[0].text)  # type: ignore[union-attr]
+
+            watch = Stopwatch()
+            # Leases enough for all callers on the one session: the default of 64 would make the rest wait their turn.
+            async with open_pool({"echo": echo_server()}, policy=PoolPolicy(max_in_flight=callers)) as pool:
+                with watch:
+                    async with trio.open_nursery() as nursery:
+                        for _ in range(callers):
+                            nursery.start_soon(caller, pool)
+            pids.append(len(answers))
+            return watch.sample(1)
+
+        return first_calls
+
+    got = await interleave({"many": turn(plan.callers), "one": turn(1)}, plan.rounds, told=told)
+    processes = max(pids)
+    return [
+        Row(
+            "cold",
+            f"{plan.callers} first callers of a cold server",
+            f"{plan.callers} callers",
+            "one call",
+            1.2,
+            got["many"],
+            got["one"],
+            note="one process" if processes == 1 else f"{processes} processes, not one",
+            condition=processes == 1,
+        )
+    ]
+
+
+def in_process(policy: PoolPolicy | None = None) -> InProcessServer:
+    """An echo server that costs no process, for what does not concern the wire."""
+    server = MCPServer("echo")
+
+    @server.tool()
+    def echo(text: str) -> str:
+        return text
+
+    return InProcessServer(server, policy=policy)
+
+
+async def many_lanes(plan: Plan, told: Told) -> list[Row]:
+    """A call on one lane, with and without a crowd of others open in the same pool."""
+    server = in_process()
+
+    def turn(lanes: int) -> Turn:
+        async def call_with_lanes() -> Sample:
+            async with open_pool({"echo": server}) as pool:
+
+                async def open_lane(number: int) -> None:
+                    async with pool.session("echo", scope=number):
+                        pass
+
+                async with trio.open_nursery() as nursery:
+                    for number in range(lanes - 1):
+                        nursery.start_soon(open_lane, number)
+                await pool.call_tool("echo", "echo", ARGUMENTS)
+                if pool.statistics().size != lanes:
+                    raise AssertionError(f"{pool.statistics().size} sessions, not {lanes}")
+                return await in_sequence(through(pool, "echo"), plan.calls)()
+
+        return call_with_lanes
+
+    got = await interleave({"many": turn(plan.lanes), "one": turn(1)}, plan.lane_rounds, told=told)
+    title = f"a call with {plan.lanes:,} lanes open"
+    return [Row("lanes", title, f"{plan.lanes:,} lanes", "one lane", 1.1, got["many"], got["one"])]
+
+
+async def hand_over(plan: Plan, told: Told) -> list[Row]:
+    """Exclusive leases that pass from waiter to waiter: what one hand-over takes, with a long queue and a short one."""
+    server = in_process(PoolPolicy(max_in_flight=1))
+    async with open_pool({"echo": server}) as pool:
+
+        def turn(waiters: int, batches: int) -> Turn:
+            async def wait() -> None:
+                async with pool.session("echo"):
+                    pass
+
+            async def pass_on() -> Sample:
+                watch = Stopwatch()
+                for _ in range(batches):
+                    session = await pool.acquire("echo")
+                    async with trio.open_nursery() as nursery:
+                        for _ in range(waiters):
+                            nursery.start_soon(wait)
+                        while pool.statistics().tasks_waiting_acquire < waiters:
+                            await trio.lowlevel.checkpoint()
+                        watch.__enter__()
+                        session.release()
+                    watch.__exit__(None, None, None)
+                return watch.sample(waiters * batches)
+
+            return pass_on
+
+        few = max(1, min(plan.waiters, 10 * plan.calls) // plan.few_waiters)
+        turns = {"many": turn(plan.waiters, 1), "few": turn(plan.few_waiters, few)}
+        got = await interleave(turns, plan.lane_rounds, told=told)
+    return [
+        Row(
+            "hand-over",
+            f"a hand-over with {plan.waiters:,} waiters",
+            f"{plan.waiters:,} waiters",
+            f"{plan.few_waiters} waiters",
+            1.5,
+            got["many"],
+            got["few"],
+        )
+    ]
+
+
+Contest = Callable[[Plan, Told], Awaitable[list[Row]]]
+
+CONTESTS: dict[str, Contest] = {
+    "warm calls": warm_calls,
+    "leases": leases,
+    "big lines": big_lines,
+    "cold start": cold_start,
+    "many lanes": many_lanes,
+    "hand-over": hand_over,
+}

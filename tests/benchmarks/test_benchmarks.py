@@ -1,0 +1,130 @@
+"""The benchmark runs and tells what it should. How fast anything is, is not asked here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from benchmarks import picture, report
+from benchmarks.contests import ECHO
+from benchmarks.measure import Row, Sample, Spread, interleave
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMISES = {
+    "sequence": 0.60,
+    "concurrent": 0.45,
+    "bare": 1.6,
+    "added": 1.05,
+    "lease": 3,
+    "big": 0.20,
+    "cold": 1.2,
+    "lanes": 1.1,
+    "hand-over": 1.5,
+}
+
+
+def samples(*seconds: float) -> list[Sample]:
+    return [Sample(wall, wall / 2) for wall in seconds]
+
+
+def row(bound: float | None, ours: list[Sample], *, condition: bool = True) -> Row:
+    return Row("key", "a call", "pool", "<other>", bound, ours, samples(2, 4, 8), condition=condition)
+
+
+def test_the_quick_mode_measures_every_promise_and_writes_all_it_is_asked_for(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- begin figures -->\nstale\n<!-- end figures -->\nafter\n")
+    asked = ["--json", str(tmp_path / "all.json"), "--svg", str(tmp_path / "all.svg"), "--page", str(page)]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--quick", "--calls", "20", *asked],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads((tmp_path / "all.json").read_text())
+    assert document["schema"] == 1
+    assert document["plan"]["quick"] is True
+    assert {"python", "mcp", "trio", "cores"} <= document["surroundings"].keys()
+    assert {row["key"]: row["bound"] for row in document["rows"] if row["bound"] is not None} == PROMISES
+    for one in document["rows"]:
+        assert one["holds"] is (None if one["bound"] is None else one["ratio"]["median"] <= one["bound"])
+        assert one["ratio"]["low"] <= one["ratio"]["median"] <= one["ratio"]["high"]
+        assert len(one["ours"]["rounds"]) == len(one["theirs"]["rounds"]) == 2
+        assert one["title"] in done.stdout
+        assert one["title"] in page.read_text()
+    assert next(one for one in document["rows"] if one["key"] == "cold")["note"] == "one process"
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "stale" not in text
+    ET.parse(tmp_path / "all.svg")
+
+
+def test_a_ratio_is_taken_within_a_round_and_is_the_median_over_the_rounds() -> None:
+    one = row(0.5, samples(1, 2, 80))
+    assert one.ratio == Spread(0.5, 0.5, 5.25)
+    assert one.holds is True
+
+
+@pytest.mark.parametrize(
+    ("one", "said"),
+    [
+        (row(0.4, samples(1, 2, 4)), "LOSES"),
+        (row(0.5, samples(1, 2, 4)), "holds"),
+        (row(0.5, samples(1, 2, 4), condition=False), "LOSES"),
+        (row(None, samples(9, 9, 9)), "for comparison"),
+    ],
+)
+def test_a_row_that_misses_its_bound_stays_and_says_so(one: Row, said: str) -> None:
+    assert report.verdict(one) == said
+    assert report.table([one]).splitlines()[-1].endswith(said)
+
+
+def test_the_picture_shows_promises_only_and_marks_those_that_are_lost() -> None:
+    kept, lost = row(1, samples(1, 2, 4)), row(0.1, samples(1, 2, 4))
+    assert picture.LOSES not in picture.draw([kept], "title")
+    drawn = picture.draw([kept, lost, row(None, samples(1, 2, 4))], "title")
+    assert drawn.count("to &lt;other&gt;") == 2
+    assert drawn.count(picture.LOSES) == 1
+
+
+async def test_every_contender_has_a_turn_in_every_round_in_changing_order() -> None:
+    order: list[str] = []
+
+    async def turn(name: str) -> Sample:
+        order.append(name)
+        return Sample(1, 1)
+
+    async def a() -> Sample:
+        return await turn("a")
+
+    async def b() -> Sample:
+        return await turn("b")
+
+    got = await interleave({"a": a, "b": b}, 2)
+    assert order == ["b", "a", "a", "b", "b", "a"]
+    assert {name: len(of) for name, of in got.items()} == {"a": 2, "b": 2}
+
+
+def test_the_worker_of_the_peers_takes_turns_and_ends_with_its_input() -> None:
+    asked = '{"calls": 4, "concurrent": 1}\n{"calls": 4, "concurrent": 2}\n'
+    done = subprocess.run(
+        [sys.executable, "-P", str(ROOT / "benchmarks" / "peer_worker.py"), "pool", ECHO],
+        input=asked,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    ready, *turns = [json.loads(line) for line in done.stdout.splitlines()]
+    assert ready == {"ready": True}
+    assert [turn["calls"] for turn in turns] == [4, 4]
+    assert all(turn["wall"] > 0 for turn in turns)
