@@ -530,6 +530,21 @@ async def test_a_dial_that_is_refused_by_a_status_says_so(
     assert [type(error) for error in failing] == [kind]
 
 
+@pytest.mark.parametrize("name", ["initialize", "notifications/initialized"])
+@pytest.mark.parametrize(
+    ("plan", "kind"),
+    [(raw.reset, httpx2.TransportError), (raw.status(401), errors.AuthenticationError)],
+)
+async def test_an_sse_dial_whose_post_fails_ends_at_once(plan: raw.Plan, kind: type[Exception], name: str) -> None:
+    failing: list[BaseException] = []
+    async with raw_server(raw.sse_plans({name: plan})) as server:
+        with trio.fail_after(1):
+            with pytest.raises(kind):
+                async with dialled(server.url, transport="sse", failing=failing):
+                    pass
+    assert [isinstance(error, kind) for error in failing] == [True]
+
+
 @pytest.mark.parametrize("plan", BROKEN)
 async def test_a_dial_whose_answer_breaks_fails_with_what_broke_it(plan: raw.Plan) -> None:
     async with raw_server({"initialize": plan}) as server:

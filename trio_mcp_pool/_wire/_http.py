@@ -44,8 +44,7 @@ async def connect_http(
     url, auth = _without_credentials(url, auth)
     # The dial is a call of its own, so that what its requests run into is recorded like any other call's.
     dial = Call(trio.CancelScope())
-    http = WireClient(link, dial, headers=headers, auth=auth, soft_answers=transport == "sse")
-    http.limit = max_sse_event_size
+    http = WireClient(link, dial, headers=headers, auth=auth, limit=max_sse_event_size, over_stream=transport == "sse")
     streams = HttpTransport(link, http, url, transport, max_sse_event_size)
     client = mcp.Client(streams, **_with_cache_identity(client_options, url))
     try:

@@ -8,15 +8,20 @@ somebody may have been told already that it was not.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextvars import ContextVar
 from typing import final
 
 import httpx2
 import trio
+from mcp.shared.message import SessionMessage
 from mcp_types import RequestId
 
 from .._errors import OutcomeUnknownError, PoolError, SessionLostError
 from ._link import Call, Link
+
+current_message: ContextVar[SessionMessage | None] = ContextVar("trio_mcp_pool_http_message", default=None)
+"""The message that the SDK's current task sends."""
 
 ABANDONED = "The caller has gone."
 
@@ -29,7 +34,7 @@ class CutOff(Exception):
 class Flight:
     """A JSON-RPC request, from the POST until its answer is complete."""
 
-    def __init__(self, link: Link, call: Call, request_id: RequestId, ready: Callable[[], bool]) -> None:
+    def __init__(self, link: Link, call: Call, request_id: RequestId, *, dialling: bool) -> None:
         self.link = link
         self.call = call
         self.request_id = request_id
@@ -40,8 +45,8 @@ class Flight:
         self.scope = trio.CancelScope()
         """Around whatever is awaited from the network on behalf of this flight."""
         self.trouble: Exception | None = None
-        """What broke the answer while dialling, when there is nobody yet to tell."""
-        self._ready = ready
+        """What broke the answer, as it is. A dial tells it as it is."""
+        self._dialling = dialling
         # An earlier request of the same call may have run, whatever becomes of this one.
         self._written_before = call.written
         if not call.scope.cancel_called:
@@ -83,10 +88,9 @@ class Flight:
     def broke(self, why: str, cause: Exception | None) -> None:
         """No answer will come."""
         self.settle_written()
-        if not self._ready():
-            self.trouble = cause or httpx2.RemoteProtocolError(why)
-            return
-        self.fail_with(self.failure(why), cause)
+        self.trouble = cause or httpx2.RemoteProtocolError(why)
+        if not self._dialling:
+            self.fail_with(self.failure(why), cause)
 
     def fail_with(self, error: PoolError, cause: Exception | None = None) -> None:
         """Leave the error on the call."""

@@ -19,7 +19,8 @@ from mcp.client import sse, streamable_http
 from mcp.shared.message import SessionMessage
 
 from ._http_answers import DONE
-from ._http_client import WireClient, current_message
+from ._http_client import WireClient
+from ._http_flight import current_message
 from ._link import Link
 
 # Since mcp 2.2.
