@@ -131,7 +131,7 @@ class Dispatcher:
         self._next_id = 0
         self._pending: dict[RequestId, _Pending] = {}
         self._in_flight: dict[RequestId, InboundContext] = {}
-        self._turns: deque[Callable[[], None]] = deque()
+        self._turns: deque[Callable[[], object]] = deque()
         self._nursery: trio.Nursery | None = None
         self._relayed: Callable[[Line], None] | None = None
         self._relay_ended: Callable[[], None] | None = None
