@@ -81,7 +81,8 @@ class Core:
         self._queue: deque[Connection] = deque()
         self._connecting: set[Connection] = set()
         self._timers: dict[Health, trio.CancelScope] = {}
-        self._gone = trio.Event()
+        self._moved = trio.Event()
+        """Set when connections begin to close or are gone, and replaced for the next time."""
         self._killed: list[int] = []
         self._left_behind: list[int] = []
         self._closing_since = math.inf
@@ -143,7 +144,9 @@ class Core:
         lane = Lane(
             self, entry.name, scope, entry.server, policy, entry.health, entry.tally, entry.lanes, stateful=stateful
         )
-        entry.lanes[scope] = lane
+        if stateful or scope is None:
+            entry.lanes[scope] = lane
+        # Any other lane enters itself when somebody queues there: one that was only looked at need not be forgotten.
         return lane
 
     def _shared_lane(self, entry: Entry) -> None:
@@ -173,9 +176,7 @@ class Core:
         scope.closed = True
         error = PoolClosedError(f"scope {scope.key!r} is closed")
         lanes = [
-            lane
-            for entry in (*self.entries.values(), *scope.own.values())
-            if (lane := entry.lanes.get(scope.key)) is not None
+            lane for entry in self._all_entries() if (lane := entry.lanes.get(scope.key)) is not None and lane.stateful
         ]
         try:
             await self._end(lanes, error, "drained", task, clean)
@@ -248,7 +249,7 @@ class Core:
         await trio.lowlevel.checkpoint()
         left = [c for c in connections if c.state not in _GONE]
         while left:
-            await self._gone.wait()
+            await self._moved.wait()
             left = [c for c in left if c.state not in _GONE]
 
     # Closing.
@@ -279,15 +280,13 @@ class Core:
         try:
             if not clean:
                 self._close(lanes, reason)
-            with trio.CancelScope(shield=not clean) as patience:
-                patience.deadline = trio.current_time() + self._longest(lanes, clean)
-                await self.wait_gone(connections)
+            with trio.CancelScope(shield=not clean):
+                await self._wait_closed(connections)
         except BaseException:
             # Cancelled, or interrupted: from here on nobody is given time either.
             self._close(lanes, reason)
-            with trio.CancelScope(shield=True) as patience:
-                patience.deadline = trio.current_time() + self._longest(lanes, False)
-                await self.wait_gone(connections)
+            with trio.CancelScope(shield=True):
+                await self._wait_closed(connections)
             raise
         finally:
             for connection in connections:
@@ -303,11 +302,16 @@ class Core:
         for lane in lanes:
             lane.close(reason, trio.current_time() + lane.policy.close_timeout)
 
-    @staticmethod
-    def _longest(lanes: list[Lane], clean: bool) -> float:
-        return _GRACE + max(
-            (lane.policy.close_timeout + (lane.policy.drain_timeout if clean else 0.0) for lane in lanes), default=0.0
-        )
+    async def _wait_closed(self, connections: list[Connection]) -> None:
+        """Wait until nothing of these connections is left, or until the last of them has overstayed its time to close."""
+        await trio.lowlevel.checkpoint()
+        while left := [c for c in connections if c.state not in _GONE]:
+            # While leases run, the end of draining will move things on.
+            by = _GRACE + max(c.link.close_by if c.state is State.CLOSING else math.inf for c in left)
+            if trio.current_time() >= by:
+                return
+            with trio.move_on_at(by):
+                await self._moved.wait()
 
     def finish(self) -> None:
         """The last word: everything is closed."""
@@ -394,9 +398,9 @@ class Core:
             for other in list(lane.siblings.values()):
                 if other is not lane:
                     other.tick()
-        if step.gone:
-            gone, self._gone = self._gone, trio.Event()
-            gone.set()
+        if step.gone or step.close:
+            moved, self._moved = self._moved, trio.Event()
+            moved.set()
         if (
             lane.empty
             and self.closing is None

@@ -319,8 +319,7 @@ class Session:
         return exc
 
     def _gone(self, written: bool) -> PoolError:
-        if self._lease.ended:
-            return self._ended()
+        # Also where the lease has ended under a running call: whether the tool may have run is what matters then.
         error = self._lease.connection.lost_error(written)
         if isinstance(error, SessionLostError):
             # Who is told here that a scope's session is gone need not be told again.
