@@ -552,3 +552,18 @@ async def test_progress_arrives_in_order_and_its_callback_may_raise_or_block(cap
         await settled()
         assert got == [(1, 5, None), (2, None, None), (3, None, None), (4, None, None)]
         assert call.result == {}
+
+
+@pytest.mark.parametrize("ticks", range(8))
+async def test_no_notification_is_handled_twice_when_the_session_is_left_under_it(ticks: int) -> None:
+    handled: list[str] = []
+
+    async def on_notify(context: Any, method: str, params: Any) -> None:
+        handled.append(method)
+        await trio.lowlevel.checkpoint()
+
+    async with rig(on_notify=on_notify) as r:
+        r.pipe.give(b"".join(line({"jsonrpc": "2.0", "method": m}) for m in "ab"))
+        for _ in range(ticks):
+            await trio.lowlevel.checkpoint()
+    assert len(handled) == len(set(handled))

@@ -78,6 +78,10 @@ def encode(message: dict[str, Any]) -> bytes:
     return to_json(message, inf_nan_mode="null") + b"\n"
 
 
+def _nothing() -> None:
+    pass
+
+
 def _closed() -> mcp.MCPError:
     return mcp.MCPError(code=CONNECTION_CLOSED, message="Connection closed")
 
@@ -445,8 +449,10 @@ class Dispatcher:
         ahead of it does not come this way."""
         turns = self._turns
         while turns:
-            # It stays in its place until it has begun, so that what arrives meanwhile lines up behind it.
-            turns[0]()
+            # Its place is kept until it has begun, so that what arrives meanwhile lines up behind it; but it is not begun
+            # again if the session is left in that tick.
+            turn, turns[0] = turns[0], _nothing
+            turn()
             await trio.lowlevel.checkpoint()
             if turns:
                 turns.popleft()
