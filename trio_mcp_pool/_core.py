@@ -78,6 +78,7 @@ class Core:
         self._nursery: trio.Nursery | None = None
         self._context = contextvars.copy_context()
         self._count = 0
+        self._fresh = 0
         self._queue: deque[Connection] = deque()
         self._connecting: set[Connection] = set()
         self._timers: dict[Health, trio.CancelScope] = {}
@@ -161,7 +162,8 @@ class Core:
         if self.closing is not None:
             raise self.closing._fresh()
         if key is None:
-            key = FreshKey(self.number())
+            self._fresh += 1
+            key = FreshKey(self._fresh)
         try:
             taken = key in self.scopes or any(key in entry.lanes for entry in self.entries.values())
         except TypeError:
@@ -361,7 +363,7 @@ class Core:
     # What lanes ask of their host.
 
     def number(self) -> int:
-        """The next number, of a connection or a scope."""
+        """The next connection's number."""
         self._count += 1
         return self._count
 
