@@ -317,6 +317,8 @@ class Core:
 
     def finish(self) -> None:
         """The last word: everything is closed."""
+        if self._killed:
+            logger.warning("processes that would not end had to be killed: %s", self._killed)
         if self._left_behind:
             logger.warning("processes that escaped their group were left behind: %s", self._left_behind)
         self._emit(
