@@ -284,6 +284,16 @@ async def swallow(connection: Dialled, tool: str, call: Call | None = None) -> N
         pass
 
 
+async def test_R13_a_call_of_which_only_a_part_was_sent_did_not_run() -> None:
+    async with raw_server() as server, dialled(server.url) as connection:
+        server.longest_body = 1000
+        call = Call(trio.CancelScope())
+        with pytest.raises(errors.SessionLostError):
+            await connection.call("good", call, text="x" * 20_000_000)
+        assert not call.written
+        assert await connection.call("good") == "ok"
+
+
 class Slow(httpx2.Auth):
     """Takes its time before the request goes out."""
 

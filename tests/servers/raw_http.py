@@ -184,6 +184,8 @@ class RawServer:
     """The requests whose client hung up."""
     keep_alive: bool = True
     """Whether connections are used for more than one request."""
+    longest_body: int = 1 << 30
+    """Connections that send more are reset in the middle of it."""
     hanging: trio.Event = field(default_factory=trio.Event)
     """Set when a request is left hanging."""
     nursery: trio.Nursery | None = None
@@ -222,6 +224,9 @@ class RawServer:
                     first, *lines = head.decode().split("\r\n")
                     headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
                     length = int(headers.get("content-length", "0"))
+                    if length > self.longest_body:
+                        await Exchange(self, stream, "", "", headers, b"").reset()
+                        return
                     while len(buffer) < length:
                         data = await stream.receive_some(65536)
                         if not data:

@@ -8,7 +8,7 @@ somebody may have been told already that it was not.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import final
 
@@ -106,19 +106,39 @@ class Flight:
 
 @final
 class FlightBody(httpx2.AsyncByteStream):
-    """The body of a request, which tells the flight how much of it went out."""
+    """The body of a request, which tells the flight how much of it went out.
 
-    def __init__(self, body: httpx2.AsyncByteStream, flight: Flight) -> None:
-        # A redirect carries the body of the first attempt on.
-        self._body: httpx2.AsyncByteStream = body._body if isinstance(body, FlightBody) else body
+    Each attempt iterates anew. The iterator is no generator: one that a broken connection leaves half read would be
+    reported by Trio.
+    """
+
+    def __init__(self, request: httpx2.Request, flight: Flight) -> None:
+        # A redirect carries the body of the first attempt on, and has no content of its own.
+        stream = request.stream
+        self._content: bytes = stream._content if isinstance(stream, FlightBody) else request.content
         self._flight = flight
 
-    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _Attempt(self._content, self._flight)
+
+
+@final
+class _Attempt:
+    def __init__(self, content: bytes, flight: Flight) -> None:
+        self._content: bytes | None = content
+        self._flight = flight
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        content, self._content = self._content, None
+        if content is None:
+            # The HTTP library asks again when the operating system has taken the whole.
+            self._flight.all_sent()
+            raise StopAsyncIteration
         self._flight.sending()
-        async for part in self._body:
-            yield part
-        # The HTTP library asks for the next part when the last one was taken.
-        self._flight.all_sent()
+        return content
 
 
 @final

@@ -53,8 +53,7 @@ class RequestSender:
         if not http.ready:
             http.dial_trouble = None
         flight = Flight(http.link, current_call.get() or Call(trio.CancelScope()), request_id, dialling=not http.ready)
-        assert isinstance(request.stream, httpx2.AsyncByteStream)
-        request.stream = FlightBody(request.stream, flight)
+        request.stream = FlightBody(request, flight)
         self._flights[request_id] = flight
         if http.over_stream:
             # Not awaited: here the SDK sends one message after the other, and a slow one would hold up every caller.
