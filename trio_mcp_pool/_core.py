@@ -107,7 +107,8 @@ class Core:
         except TypeError:
             raise TypeError(f"scope must be hashable, which {type(scope).__name__} is not") from None
         if lane is None or lane.stateful:
-            if scope in self.scopes:
+            # Such a lane outlives its block where a session overstays its time to close.
+            if lane is not None or scope in self.scopes:
                 raise ValueError(
                     f"scope {scope!r} is owned by an open_scope block; call through the handle that it gives"
                 )
