@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -45,6 +46,25 @@ async def test_a_scene_that_does_not_happen_is_named_and_the_others_go_on() -> N
     assert await _demo.play("Sleep", broken, stage) == ["Sleep: the pool slept; ValueError: x"]
     assert await _demo.play("Fine", fine, stage) == []
     assert "  NOT SHOWN: two and two were five" in said
+
+
+def test_control_c_ends_the_demo_with_130_and_one_line() -> None:
+    demo = subprocess.Popen(
+        [sys.executable, "-u", "-m", "trio_mcp_pool.cli", "demo"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with demo:
+        assert demo.stdout is not None
+        assert demo.stderr is not None
+        for line in demo.stdout:
+            if "a session each" in line:
+                break
+        demo.send_signal(signal.SIGINT)
+        demo.stdout.read()
+        assert demo.stderr.read() == "interrupted\n"
+        assert demo.wait(timeout=20) == 130
 
 
 def test_a_wrong_command_line_exits_with_two_and_the_version_is_told() -> None:

@@ -59,10 +59,9 @@ def _serve(name: str, port: int) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line with these arguments, by default the program's own; gives the exit status."""
     options = _parser().parse_args(arguments)
+    status = 130
     try:
-        if options.command == "demo":
-            return _show()
-        return _serve(options.name, options.port)
-    except KeyboardInterrupt:
+        status = _show() if options.command == "demo" else _serve(options.name, options.port)
+    except* KeyboardInterrupt:  # out of a nursery of the SDK it comes in a group
         print("interrupted", file=sys.stderr)
-        return 130
+    return status
