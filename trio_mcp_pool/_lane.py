@@ -180,6 +180,9 @@ class Lane(Matcher):
                 stderr_tail=link.stderr_tail,
             )
             self.health.died_young(error, self.policy.backoff)
+        elif not connection.proven and not self.health.left_alone:
+            # It lived long enough to end the row, though nobody asked it anything.
+            self.health.proved()
         self._close(step, connection, "broken")
         self._match(step)
         self._done(step)
