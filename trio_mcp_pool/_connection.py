@@ -112,10 +112,10 @@ class Listener(Protocol):
         """Run a task beside the owner."""
 
 
-def _not_an_exception(error: BaseException) -> BaseException | None:
+def interrupt_in(error: BaseException) -> BaseException | None:
     """The `KeyboardInterrupt` or `SystemExit` in an error, however deep it lies in groups."""
     if isinstance(error, BaseExceptionGroup):
-        return next(filter(None, map(_not_an_exception, error.exceptions)), None)
+        return next(filter(None, map(interrupt_in, error.exceptions)), None)
     return error if isinstance(error, KeyboardInterrupt | SystemExit) else None
 
 
@@ -263,7 +263,7 @@ class Connection:
                     finally:
                         self._leave()
         except BaseException as exc:
-            if (fatal := _not_an_exception(exc)) is not None:
+            if (fatal := interrupt_in(exc)) is not None:
                 self.listener.fatal(fatal)
             elif isinstance(exc, trio.Cancelled):
                 raise

@@ -22,6 +22,7 @@ from typing import final
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from ._connection import interrupt_in
 from ._core import Core
 from ._entries import Scope
 from ._events import Observer
@@ -200,6 +201,16 @@ class ScopedPool(Verbs):
 _DEFAULT_POLICY = PoolPolicy()
 
 
+def _what_comes_out(error: BaseException | None, closing: BaseException) -> BaseException:
+    """The body's own error, if there is one, rather than that closing was cut short; but an interrupt is never lost."""
+    interrupt = interrupt_in(closing)
+    if interrupt is None:
+        return error or closing
+    if error is not None and not isinstance(error, trio.Cancelled):
+        interrupt.__context__ = error
+    return interrupt
+
+
 @asynccontextmanager
 @enable_ki_protection
 async def open_pool(
@@ -233,11 +244,10 @@ async def open_pool(
             try:
                 await core.aclose(task, clean=error is None)
             except BaseException as exc:
-                # The body's own error is what the caller needs to see; closing was only interrupted.
-                error = error or exc
+                error = _what_comes_out(error, exc)
     except BaseExceptionGroup as group:
         # Only an interrupt that came while the last owners were waited for can be in here.
-        error = error or group
+        error = _what_comes_out(error, group)
     core.finish()
     if core.fatal_error is not None:
         if error is not None and not isinstance(error, trio.Cancelled):

@@ -20,6 +20,7 @@ import trio
 from mcp import MCPError
 from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
 
+from ._connection import interrupt_in
 from ._errors import LeaseEndedError, PoolError, SessionLostError
 from ._lease import Lease
 from ._wire._link import Call, current_call
@@ -39,6 +40,8 @@ _CLOSED = (anyio.ClosedResourceError, anyio.BrokenResourceError, trio.ClosedReso
 
 def _only_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The one exception in nested groups of one, else the group. The SDK wraps what a single callback raised."""
+    if (interrupt := interrupt_in(group)) is not None:
+        return interrupt
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
@@ -272,7 +275,7 @@ class Session:
                 raise error from exc
             except BaseExceptionGroup as group:
                 if call.failure is not None:
-                    raise call.failure from group
+                    raise self._failed(call.failure) from group
                 leaf = _only_leaf(group)
                 raise leaf from leaf.__cause__
             except trio.Cancelled:
@@ -281,7 +284,7 @@ class Session:
                 raise
             except Exception as exc:
                 if call.failure is not None:
-                    raise call.failure from exc
+                    raise self._failed(call.failure) from exc
                 if not connection.live and isinstance(exc, _CLOSED) and not isinstance(exc, PoolError):
                     raise self._gone(call.written) from exc
                 raise
@@ -292,7 +295,7 @@ class Session:
                 lease.lane.proved(connection)
             return result
         # The scope was cancelled, and nobody but the connection or its wire does that.
-        raise call.failure if call.failure is not None else self._gone(call.written)
+        raise self._failed(call.failure) if call.failure is not None else self._gone(call.written)
 
     async def _run_cacheable(self, verb: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:
         """A verb that the SDK may answer from its cache, without any await that yields."""
@@ -303,7 +306,7 @@ class Session:
         """What the caller is told where the SDK said `exc`."""
         connection = self._lease.connection
         if call.failure is not None:
-            return call.failure
+            return self._failed(call.failure)
         if exc.code == CONNECTION_CLOSED:
             # The code alone proves nothing: it also stands for one lost response on a session that is well.
             if not connection.link.is_lost and connection.live and not connection.link.tells_written:
@@ -320,8 +323,10 @@ class Session:
 
     def _gone(self, written: bool) -> PoolError:
         # Also where the lease has ended under a running call: whether the tool may have run is what matters then.
-        error = self._lease.connection.lost_error(written)
-        if isinstance(error, SessionLostError):
+        return self._failed(self._lease.connection.lost_error(written))
+
+    def _failed(self, error: PoolError) -> PoolError:
+        if isinstance(error, SessionLostError) and not self._lease.connection.live:
             # Who is told here that a scope's session is gone need not be told again.
             self._lease.lane.notice = None
         return error

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from ._connection import interrupt_in
 from ._core import Core
 from ._errors import OutcomeUnknownError, PoolError, SessionLostError
 from ._events import CallResent
@@ -275,29 +276,35 @@ class Verbs:
         lanes = [self._lane(name, None) for name in servers or self._names()]
         first: PoolError | None = None
         await trio.lowlevel.checkpoint()
-        async with trio.open_nursery() as nursery:
+        try:
+            async with trio.open_nursery() as nursery:
 
-            @enable_ki_protection
-            async def lease(lane: Lane, race: trio.CancelScope) -> None:
-                nonlocal first
-                try:
-                    lane.release(await lane.acquire())
-                except PoolError as error:
-                    first = first or error
-                    nursery.cancel_scope.cancel(reason="a dial failed")
-                race.cancel(reason="it is ready")
+                @enable_ki_protection
+                async def lease(lane: Lane, race: trio.CancelScope) -> None:
+                    nonlocal first
+                    try:
+                        lane.release(await lane.acquire())
+                    except PoolError as error:
+                        first = first or error
+                        nursery.cancel_scope.cancel(reason="a dial failed")
+                    race.cancel(reason="it is ready")
 
-            async def wait(lane: Lane) -> None:
-                if lane.ready:
-                    return
-                # A session that becomes ready may be on lease to others for long: that it lives is all that is asked.
-                async with trio.open_nursery() as race:
-                    race.start_soon(lease, lane, race.cancel_scope)
-                    await lane.opened.wait()
-                    race.cancel_scope.cancel(reason="it is ready")
+                async def wait(lane: Lane) -> None:
+                    if lane.ready:
+                        return
+                    # A session that becomes ready may be on lease to others for long: that it lives is all that is asked.
+                    async with trio.open_nursery() as race:
+                        race.start_soon(lease, lane, race.cancel_scope)
+                        await lane.opened.wait()
+                        race.cancel_scope.cancel(reason="it is ready")
 
-            for lane in lanes:
-                nursery.start_soon(wait, lane)
+                for lane in lanes:
+                    nursery.start_soon(wait, lane)
+        except BaseExceptionGroup as group:
+            # An interrupt comes to the task that waits here. The nursery is the pool's own, so its group stays in here.
+            if (interrupt := interrupt_in(group)) is None:
+                raise
+            raise interrupt from None
         if first is not None:
             raise first
 
