@@ -49,9 +49,11 @@ class Tally:
     __slots__ = ("in_use", "parent", "peak_in_use", "peak_waiting", "waiting")
 
     def __init__(self, parent: Tally | None = None) -> None:
-        self.parent = parent
-        self.in_use = self.peak_in_use = 0
-        self.waiting = self.peak_waiting = 0
+        self.parent: Tally | None = parent
+        self.in_use: int = 0
+        self.peak_in_use: int = 0
+        self.waiting: int = 0
+        self.peak_waiting: int = 0
 
     def use(self, by: int) -> None:
         """That many sessions more, or fewer, are in use."""

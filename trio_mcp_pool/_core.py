@@ -56,24 +56,26 @@ class Core:
             raise TypeError(f"max_connecting must be a whole number, not {type(max_connecting).__name__}")
         if max_connecting < 1:
             raise ValueError(f"max_connecting must be at least 1, not {max_connecting}")
-        self.observers = tuple(observers)
+        self.observers: tuple[events.Observer, ...] = tuple(observers)
         for observer in self.observers:
             if not callable(getattr(observer, "event", None)):
                 raise TypeError(f"an observer must have a method event(e), which {type(observer).__name__} has not")
-        self.observed = bool(self.observers)
+        self.observed: bool = bool(self.observers)
         self.policy = policy
         self.max_connecting = max_connecting
-        self.tally = Tally()
+        self.tally: Tally = Tally()
         self.tallies: dict[str, Tally] = {}
         self.retired: dict[str, Counts] = {}
-        self.entries = {name: self._entry(name, server) for name, server in check_servers(servers).items()}
+        self.entries: dict[str, Entry] = {
+            name: self._entry(name, server) for name, server in check_servers(servers).items()
+        }
         self.scopes: dict[Hashable, Scope] = {}
         self._removed: list[Entry] = []
 
         self.closing: PoolClosedError | None = None
-        self.closed = trio.Event()
+        self.closed: trio.Event = trio.Event()
         self.fatal_error: BaseException | None = None
-        self.body_scope = trio.CancelScope()
+        self.body_scope: trio.CancelScope = trio.CancelScope()
         self._opened_at = math.inf
         self._nursery: trio.Nursery | None = None
         self._context = contextvars.copy_context()

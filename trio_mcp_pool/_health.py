@@ -41,9 +41,9 @@ class Health:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.failures = 0
-        self.deaths = 0
-        self.retry_at = -math.inf
+        self.failures: int = 0
+        self.deaths: int = 0
+        self.retry_at: float = -math.inf
         self.error: ConnectError | None = None
         self.trial: object | None = None
         """The connection whose dial is on trial, while the row of failures lasts."""

@@ -29,11 +29,11 @@ class Lease:
     __slots__ = ("connection", "ended", "lane", "since", "task")
 
     def __init__(self, lane: Lane, connection: Connection, task: object, since: float) -> None:
-        self.lane = lane
-        self.connection = connection
-        self.task = task
-        self.since = since
-        self.ended = False
+        self.lane: Lane = lane
+        self.connection: Connection = connection
+        self.task: object = task
+        self.since: float = since
+        self.ended: bool = False
 
 
 @final

@@ -62,13 +62,13 @@ class Matcher(Listener):
         """All lanes of this server by scope, this one among them."""
         self.stateful = stateful
         """Whether the end of a session must be told to the next caller, because it may have held state."""
-        self.counts = Counts()
+        self.counts: Counts = Counts()
         self.waiters: dict[Waiter, None] = {}
         self.connections: dict[Connection, None] = {}
         self.refusal: PoolError | None = None
         """Why no lease is given any more."""
         self.notice: SessionLostError | None = None
-        self.opened = trio.Event()
+        self.opened: trio.Event = trio.Event()
         """Set when a session becomes ready, and replaced for the next one."""
 
     def __repr__(self) -> str:

@@ -74,7 +74,7 @@ class Link:
         self.write_timeout = write_timeout
         """Seconds without a byte accepted, while one waits to be written, after which the session is dead."""
         self.probe_timeout = probe_timeout
-        self.close_by = math.inf
+        self.close_by: float = math.inf
         """The time on Trio's clock by which the wire must be gone; set by the owner just before it leaves the wire."""
         self.leaving = False
         """Whether the owner has begun to leave: from here on nothing new is sent, courtesy notices included."""
@@ -85,7 +85,7 @@ class Link:
         """The process id of a child, once it runs."""
         self.exit_status: int | None = None
         """The return code of a child, once it is reaped; negative: the signal that ended it."""
-        self.heard_at = -math.inf
+        self.heard_at: float = -math.inf
         """When the last byte arrived, on Trio's clock. Only wires that can tell keep it up to date."""
         self.tells_written = True
         """Whether the wire marks a call as written. One that cannot makes every call count as written from its start."""
@@ -95,7 +95,7 @@ class Link:
         """Processes that escaped and still run."""
 
         self.lost_cause: BaseException | None = None
-        self.is_lost = False
+        self.is_lost: bool = False
         """Whether the session is gone."""
         self._on_lost = on_lost
         self._on_failing = on_failing

@@ -97,9 +97,9 @@ leaving hangs until it is cancelled |
         self.trusted = trusted
         self.policy = policy
         self._check()
-        self.gates = GateTable(dict(gates or {}))
+        self.gates: GateTable = GateTable(dict(gates or {}))
         """What happens at each stage: `server.gates["call"] = slow(2)`."""
-        self.tools = ToolTable(tools)
+        self.tools: ToolTable = ToolTable(tools)
         """The tools by name. Those added or removed are seen by the next request."""
         self.resources: dict[str, Any] = dict({"memo://hello": "hello"} if resources is None else resources)
         """Resources by URI: their text, or a function that returns it."""
