@@ -90,19 +90,25 @@ class _Writing:
             await anyio.lowlevel.checkpoint()
             raise anyio.ClosedResourceError
         message = item.message
-        if isinstance(message, JSONRPCRequest) and (call := current_call.get()) is not None:
+        if isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
+            with trio.move_on_after(_NOTICE):
+                await self._inner.send(item)
+            return
+        call = current_call.get() if isinstance(message, JSONRPCRequest) else None
+        # The SDK takes a message when the one before it is in the pipe. It would wait for ever for a child that reads nothing.
+        with trio.move_on_after(self._link.write_timeout):
             try:
                 await self._inner.send(item)
             except trio.Cancelled:
                 # The stream may have handed the message over and been cancelled in the same instant.
-                call.written = True
+                if call is not None:
+                    call.written = True
                 raise
-            call.written = True
-        elif isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
-            with trio.move_on_after(_NOTICE):
-                await self._inner.send(item)
-        else:
-            await self._inner.send(item)
+            if call is not None:
+                call.written = True
+            return
+        self._link.lost(TimeoutError(f"no message was accepted for {self._link.write_timeout:g} s"))
+        raise anyio.ClosedResourceError
 
     async def aclose(self) -> None:
         await self._inner.aclose()
@@ -221,7 +227,14 @@ async def connect_sdk_stdio(
     """
     link.phase = "spawn"
     mark = secrets.token_hex(16)
-    parameters = StdioServerParameters(command=command, args=list(args), env={**env, MARKER: mark}, cwd=cwd)
+    parameters = StdioServerParameters(
+        command=command,
+        args=list(args),
+        env={**env, MARKER: mark},
+        cwd=cwd,
+        # By default one wrong byte ends the SDK's reading without a word, and every call hangs.
+        encoding_error_handler="replace",
+    )
     theirs_read, theirs_write = os.pipe()
     errlog = os.fdopen(theirs_write, "w", encoding="utf-8")
     stderr = Stderr(link, theirs_read)
@@ -230,8 +243,9 @@ async def connect_sdk_stdio(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stderr.run)
             watched = _Watched(link, stdio_client(parameters, errlog), mark, stderr, nursery)
-            client = mcp.Client(cast("Any", watched), **client_options)
             try:
+                # In here, for it calls the user's extensions, and what they raise must not leave the reader of stderr waiting.
+                client = mcp.Client(cast("Any", watched), **client_options)
                 await client.__aenter__()
                 errlog.close()
                 watched.shaken = True
