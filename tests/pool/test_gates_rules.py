@@ -90,13 +90,12 @@ def test_R14_an_interrupt_while_a_pool_closes_after_an_error_is_not_lost() -> No
                 signal.raise_signal(signal.SIGINT)
 
             nursery.start_soon(interrupt)
-            try:
+            with pytest.raises(KeyboardInterrupt) as caught:
                 async with open_pool({"a": server}) as pool:
                     await pool.call_tool("a", "echo", {"text": "x"})
                     raise ValueError
-            except KeyboardInterrupt as exc:
-                assert isinstance(exc.__context__, ValueError)
-                assert server.open_connections == 0
+            assert isinstance(caught.value.__context__, ValueError)
+            assert server.open_connections == 0
 
     on_virtual_time(main)
 
@@ -140,7 +139,7 @@ async def test_R9_a_reconfiguration_to_fewer_sessions_waits_for_the_old_ones(
                 nursery.start_soon(pool.call_tool, "a", "echo", {"text": "x"})
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pool.reconfigure, {"a": new})
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
             await pool.call_tool("a", "echo", {"text": "x"})
         assert old.open_connections == 0
         assert (new.connections[0].dialled_at, new.peak_open) == (1, 1)
