@@ -136,9 +136,9 @@ class Connection:
         self.server = server
         self.policy = policy
         self.listener = listener
-        self.state = State.DIALING
+        self.state: State = State.DIALING
         self.end_reason: EndReason | None = None
-        self.link = Link(
+        self.link: Link = Link(
             name,
             on_lost=self._on_lost,
             on_failing=self._on_failing,
@@ -155,19 +155,19 @@ class Connection:
         self.leases: set[object] = set()
         self.last_used = 0
         self.proven = False
-        self.suspect_since = math.inf
+        self.suspect_since: float = math.inf
         """Since when silence has to be explained; `inf` while nothing is suspicious."""
         self.unfit = False
         """Whether a probe failed while calls were running: no new leases until it answers."""
-        self.began_at = trio.current_time()
-        self.ready_at = math.inf
-        self.idle_since = math.inf
-        self.retire_at = math.inf
-        self.drain_by = math.inf
+        self.began_at: float = trio.current_time()
+        self.ready_at: float = math.inf
+        self.idle_since: float = math.inf
+        self.retire_at: float = math.inf
+        self.drain_by: float = math.inf
         self.drain_reason: CloseReason = "drained"
-        self.closing_since = math.inf
-        self.probed_at = -math.inf
-        self.started = False
+        self.closing_since: float = math.inf
+        self.probed_at: float = -math.inf
+        self.started: bool = False
         """Whether the owner runs; a dial that waits for its turn has none yet."""
 
         self.calls: set[Call] = set()

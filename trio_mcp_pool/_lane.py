@@ -22,7 +22,7 @@ from trio.lowlevel import enable_ki_protection
 
 from . import _events as events
 from ._connection import Connection, State
-from ._errors import AcquireTimeoutError, ConnectError, PoolError, TooManyWaitersError
+from ._errors import AcquireTimeoutError, ConnectError, PoolError, SessionLostError, TooManyWaitersError
 from ._lease import Lease, Step, Waiter
 from ._matcher import Matcher
 
@@ -37,6 +37,10 @@ _LIFETIME_JITTER = 0.05
 @final
 class Lane(Matcher):
     """All connections and all waiters of one server and scope."""
+
+    refusal: PoolError | None
+    notice: SessionLostError | None
+    opened: trio.Event
 
     # Asking, giving up, giving back.
 
@@ -126,8 +130,8 @@ class Lane(Matcher):
             return
         step = Step(dial_over=True)
         connection.move(_READY)
-        opened, self.opened = self.opened, trio.Event()
-        opened.set()
+        self.opened.set()
+        self.opened = trio.Event()
         now = connection.ready_at = connection.idle_since = trio.current_time()
         lifetime = self.policy.max_lifetime
         connection.retire_at = (

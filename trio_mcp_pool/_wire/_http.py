@@ -45,7 +45,8 @@ async def connect_http(
     # The dial is a call of its own, so that what its requests run into is recorded like any other call's.
     dial = Call(trio.CancelScope())
     http = WireClient(link, dial, headers=headers, auth=auth, limit=max_sse_event_size, over_stream=transport == "sse")
-    streams = HttpTransport(link, http, url, transport, max_sse_event_size)
+    # Structurally a Transport; the SDK names its streams by concrete classes.
+    streams: Any = HttpTransport(link, http, url, transport, max_sse_event_size)
     client = mcp.Client(streams, **_with_cache_identity(client_options, url))
     try:
         async with _shaken_hands(client, http, dial):

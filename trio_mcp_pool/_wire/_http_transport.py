@@ -51,8 +51,9 @@ class HttpTransport:
         try:
             async with AsyncExitStack() as stack:
                 nursery = await stack.enter_async_context(trio.open_nursery())
-                self._background = await nursery.start(_host_background)
-                stack.callback(self._background.cancel_scope.cancel, reason="the connection is left")
+                background: trio.Nursery = await nursery.start(_host_background)
+                self._background = background
+                stack.callback(background.cancel_scope.cancel, reason="the connection is left")
                 if self._kind == "sse":
                     read, write = await stack.enter_async_context(
                         sse.sse_client(self._url, httpx_client_factory=lambda *_, **__: self._http)
@@ -61,7 +62,7 @@ class HttpTransport:
                     await stack.enter_async_context(self._http)
                     read, write = await stack.enter_async_context(self._streamable())
                 reading = ReadSide(read, self._link)
-                self._http.work_in(self._background, reading.deliver)
+                self._http.work_in(background, reading.deliver)
                 self._stack = stack.pop_all()
         except Exception as exc:
             self._http.dial_failed(exc)
