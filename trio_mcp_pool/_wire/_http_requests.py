@@ -188,7 +188,8 @@ class RequestSender:
             with flight.scope:
                 response = await http.plain(request, {})
                 flight.settle_written()
-                if response.status_code == 404 and http.ready:
+                if response.status_code in (400, 404) and http.ready:
+                    # Some servers say 400 to a session that they do not know, and would to every request from here on.
                     self._session_lost(flight)
                 elif response.status_code >= 300:
                     flight.fail_with(status_error(http.link.server, response))
