@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import trio
+import trio.testing
 
 from trio_mcp_pool import Backoff, ConnectError, Pool, PoolError, PoolPolicy, ServerUnavailableError, open_pool
 from trio_mcp_pool.testing import ScriptedServer, error, hold, never, slow
@@ -139,7 +140,7 @@ async def test_R9_a_reconfiguration_to_fewer_sessions_waits_for_the_old_ones(
                 nursery.start_soon(pool.call_tool, "a", "echo", {"text": "x"})
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pool.reconfigure, {"a": new})
-            await trio.lowlevel.checkpoint()
+            await trio.testing.wait_all_tasks_blocked()
             await pool.call_tool("a", "echo", {"text": "x"})
         assert old.open_connections == 0
         assert (new.connections[0].dialled_at, new.peak_open) == (1, 1)
