@@ -262,7 +262,7 @@ class Connection:
                         await self._rest(client)
                     finally:
                         self._leave()
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: ASYNC103 (its own cancellation is raised; a stray one is an error)
             if (fatal := interrupt_in(exc)) is not None:
                 self.listener.fatal(fatal)
             elif isinstance(exc, trio.Cancelled):

@@ -57,7 +57,9 @@ class Core:
         if max_connecting < 1:
             raise ValueError(f"max_connecting must be at least 1, not {max_connecting}")
         if not isinstance(observers, Iterable):
-            raise TypeError(f"observers must be several observers, such as a list of them, not {type(observers).__name__}")
+            raise TypeError(
+                f"observers must be several observers, such as a list of them, not {type(observers).__name__}"
+            )
         self.observers: tuple[events.Observer, ...] = tuple(observers)
         for observer in self.observers:
             if not callable(getattr(observer, "event", None)):

@@ -113,7 +113,7 @@ class Pool(Verbs):
             yield ScopedPool(self._core, scope)
             clean = True
         finally:
-            await self._core.leave_scope(scope, trio.lowlevel.current_task(), clean)
+            await self._core.leave_scope(scope, trio.lowlevel.current_task(), clean)  # noqa: ASYNC102 (bounded)
 
     async def drain(self, server: str) -> None:
         """Replace every connection of a server, in all scopes, and wait until the old ones are gone. Checkpoints.
@@ -239,11 +239,11 @@ async def open_pool(
             with core.body_scope:
                 try:
                     yield Pool(core)
-                except BaseException as exc:
+                except BaseException as exc:  # noqa: ASYNC103 (raised bare below)
                     error = exc
             try:
                 await core.aclose(task, clean=error is None)
-            except BaseException as exc:
+            except BaseException as exc:  # noqa: ASYNC103 (raised bare below)
                 error = _what_comes_out(error, exc)
     except BaseExceptionGroup as group:
         # Only an interrupt that came while the last owners were waited for can be in here.

@@ -269,7 +269,7 @@ class Session:
             try:
                 result = await verb(*args, **kwargs)
             except MCPError as exc:
-                error = await self._translated(exc, call)
+                error = await self._translated(exc, call)  # noqa: ASYNC120 (a cancelled caller does not want it)
                 if error is exc:
                     raise
                 raise error from exc

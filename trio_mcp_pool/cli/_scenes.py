@@ -238,7 +238,7 @@ async def recovery(stage: Stage) -> None:
 
 async def nothing_left(stage: Stage, narrator: Narrator, took: float) -> None:
     """After the pool's block no process is left."""
-    with trio.move_on_after(1):
+    with trio.move_on_after(1):  # noqa: ASYNC912 (where all are gone there is nothing to wait for)
         for pid in stage.pids:
             await _until_gone(pid)
     alive = sorted(pid for pid in stage.pids if not _gone(pid))

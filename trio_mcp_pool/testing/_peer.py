@@ -200,7 +200,7 @@ class Peer:
             self._woken.unpark_all()
 
     async def _write(self) -> None:
-        while True:
+        while True:  # noqa: ASYNC913 (with nothing to write it parks)
             while self._dumb or not self._line:
                 await self._woken.park()
             due, message = self._line[0]
