@@ -6,11 +6,12 @@ by itself, as R10 asks. Faults are collected, not raised: an observer that raise
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
 import trio
+from trio.abc import Instrument
 from trio.testing import MockClock
 
 from trio_mcp_pool import ConnectionEvent, Event, Pool, PoolClosed, PoolStatistics, ServerStatistics, SessionClosed
@@ -20,11 +21,24 @@ T = TypeVar("T")
 _SUMMED = [f.name for f in fields(ServerStatistics) if not f.name.startswith("peak_")]
 
 
-def on_virtual_time(main: Callable[[], Awaitable[T]], *, instruments: Any = ()) -> T:
-    """Run it from time 0 on a clock that jumps; a thousand of these fit into one test."""
-    return trio.run(  # type: ignore[no-any-return]
-        main, clock=MockClock(autojump_threshold=0), instruments=instruments, strict_exception_groups=True
-    )
+def on_virtual_time(
+    main: Callable[[], Awaitable[T]], *, seed: int | str | None = None, instruments: Sequence[Instrument] = ()
+) -> T:
+    """Run it from time 0 on a clock that jumps; a thousand of these fit into one test.
+
+    With a `seed` Trio runs the tasks that are ready at the same time in an order drawn from it, as it does under hypothesis.
+    """
+    scheduler: Any = trio._core._run
+    before = scheduler._ALLOW_DETERMINISTIC_SCHEDULING
+    scheduler._ALLOW_DETERMINISTIC_SCHEDULING = before or seed is not None
+    if seed is not None:
+        scheduler._r.seed(seed)
+    try:
+        return trio.run(
+            main, clock=MockClock(autojump_threshold=0), instruments=instruments, strict_exception_groups=True
+        )
+    finally:
+        scheduler._ALLOW_DETERMINISTIC_SCHEDULING = before
 
 
 def _unbalanced(who: str, n: Any) -> list[str]:

@@ -236,7 +236,7 @@ def test_R3_cancelled_at_any_point_a_caller_leaves_no_trace(
                 await world.still_serves(pool)
 
         try:
-            on_virtual_time(main, instruments=[at])
+            on_virtual_time(main, seed=n, instruments=[at])
         except Exception as exc:
             world.faults.append(f"{exc!r} came out")
         return at.done, world.faults
@@ -311,7 +311,7 @@ def test_R2_closing_that_is_cancelled_at_any_point_still_closes_everything(
             world.check_nothing_left(tasks)
 
         try:
-            on_virtual_time(main, instruments=[at])
+            on_virtual_time(main, seed=n, instruments=[at])
         except Exception as exc:
             world.faults.append(f"{exc!r} came out")
         return at.done, world.faults
@@ -372,7 +372,7 @@ def test_R14_an_interrupt_at_any_point_comes_out_bare_and_the_pool_closes(
                 world.faults.append("tasks are left")
 
         try:
-            on_virtual_time(main, instruments=[at])
+            on_virtual_time(main, seed=n, instruments=[at])
         except KeyboardInterrupt:
             interrupted = True  # it came after the last checkpoint
         except BaseException as exc:

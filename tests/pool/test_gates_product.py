@@ -228,7 +228,7 @@ def run(seed: str, gates: dict[str, str], moment: str, way: str) -> Scenario:
     random.seed(seed)
     scenario = Scenario(gates, moment, way, seed)
     try:
-        on_virtual_time(scenario.main)
+        on_virtual_time(scenario.main, seed=seed)
     except BaseException as exc:  # collected like every other fault
         scenario.faults.append(f"{exc!r} came out")
         if isinstance(exc, KeyboardInterrupt):

@@ -320,7 +320,7 @@ def walk(seed: int) -> list[str]:
     random.seed(seed)
     steps = Walk(seed)
     try:
-        on_virtual_time(steps.walk)
+        on_virtual_time(steps.walk, seed=seed)
     except BaseException as exc:
         steps.faults.append(f"{exc!r} came out")
     return steps.faults
