@@ -26,6 +26,11 @@ from ._link import Link
 # Since mcp 2.2.
 _HAS_LIMIT = "max_sse_event_size" in inspect.signature(streamable_http.streamable_http_client).parameters
 
+# A server that floods is not read to the end.
+_LAST_MESSAGES = 1000
+# Turns of the scheduler in which the SDK comes with its next message, if there is one.
+_TURNS = 4
+
 
 @final
 class HttpTransport:
@@ -46,6 +51,7 @@ class HttpTransport:
         self._limit = max_sse_event_size
         self._stack = AsyncExitStack()
         self._background: trio.Nursery | None = None
+        self._reading: ReadSide | None = None
 
     async def __aenter__(self) -> tuple[ReadSide, WriteSide]:
         try:
@@ -61,7 +67,7 @@ class HttpTransport:
                 else:
                     await stack.enter_async_context(self._http)
                     read, write = await stack.enter_async_context(self._streamable())
-                reading = ReadSide(read, self._link)
+                reading = self._reading = ReadSide(read, self._link)
                 self._http.work_in(background, reading.deliver)
                 self._stack = stack.pop_all()
         except Exception as exc:
@@ -86,7 +92,12 @@ class HttpTransport:
             self._http.dial_failed(exc)
         if self._background is not None:
             self._background.cancel_scope.cancel(reason="the connection is left")
-        return await self._stack.__aexit__(exc_type, exc, traceback)
+        try:
+            if self._reading is not None:
+                await self._reading.discard()
+        finally:
+            suppressed = await self._stack.__aexit__(exc_type, exc, traceback)
+        return suppressed
 
 
 async def _host_background(task_status: trio.TaskStatus[trio.Nursery]) -> None:
@@ -140,6 +151,30 @@ class ReadSide:
                 self._link.lost(exc)
             raise
         return item
+
+    async def discard(self) -> None:
+        """Take what the SDK still wants to deliver, so that it waits for the network when it is cancelled. In the middle of
+        a delivery it would leave the generators behind half read from which it reads the events."""
+        taken = 0
+
+        async def take() -> None:
+            nonlocal taken
+            try:
+                while taken < _LAST_MESSAGES:
+                    await self._stream.receive()
+                    taken += 1
+            except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError):
+                pass
+
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(take)
+                before = -1
+                while taken > before:
+                    before = taken
+                    for _ in range(_TURNS):
+                        await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel(reason="nothing more comes")
 
     async def aclose(self) -> None:
         # The SDK's own stream is left to its transport, which closes it when it has stopped those who write to it. An
