@@ -228,7 +228,9 @@ class Lane(Matcher):
         elif now >= connection.suspect_since + self.policy.probe_timeout:
             probe = connection.link.heard_at <= connection.suspect_since
             if not probe:
+                # It was heard from since, so it is well, also where a probe had failed while it was busy.
                 connection.suspect_since = math.inf
+                connection.unfit = False
         elif self.policy.probe_interval is not None and not connection.leases:
             probe = now >= self._last_sign(connection) + self.policy.probe_interval
         self._match(step)
@@ -375,7 +377,10 @@ class Lane(Matcher):
             return
         held = 0
         for connection in self.connections:
-            if connection.state not in (_READY, State.DRAINING):
+            if connection.state is _READY:
+                if len(connection.leases) < self.policy.max_in_flight:
+                    return  # unfit at the moment: its probe will decide
+            elif connection.state is not State.DRAINING or connection.drain_by < math.inf:
                 return
             for lease in connection.leases:
                 assert isinstance(lease, Lease)
