@@ -6,7 +6,7 @@ the policy allows, closing ones counted (R5, R9). Whatever frees capacity ends i
 wakes somebody.
 
 A waiter receives its lease through a memory channel without buffer (R6). If sending would block, the waiter has left and
-merely has not run yet; the lease is undone and the next waiter tried. So no session is ever on its way to nobody.
+merely has not run yet; nothing was booked yet and the next waiter is tried. So no session is ever on its way to nobody.
 
 Everything here is the inside of a step: it is called by the events of `_lane.py`, never awaits, and only notes in the `Step`
 what has to be started, stopped and told.
@@ -126,14 +126,21 @@ class Matcher(Listener):
         return best
 
     def _lend(self, connection: Connection, task: object) -> Lease:
+        lease = self._lease(connection, task)
+        self._book(lease)
+        return lease
+
+    def _lease(self, connection: Connection, task: object) -> Lease:
         # Every matcher is a lane; the two are apart only so that each can be read in one go.
-        lease = Lease(self, connection, task, trio.current_time())  # type: ignore[arg-type]
+        return Lease(self, connection, task, trio.current_time())  # type: ignore[arg-type]
+
+    def _book(self, lease: Lease) -> None:
+        connection = lease.connection
         if not connection.leases:
             self.tally.use(1)
         connection.leases.add(lease)
         self.counts.acquires += 1
         connection.last_used = self.counts.acquires
-        return lease
 
     def _match(self, step: Step) -> None:
         while self.waiters:
@@ -153,20 +160,14 @@ class Matcher(Listener):
 
     def _hand_over(self, step: Step, waiter: Waiter, connection: Connection) -> None:
         del self.waiters[waiter]
-        before = (connection.last_used, self.counts.acquires)
-        lease = self._lend(connection, waiter.task)
+        self.tally.wait(-1)
+        lease = self._lease(connection, waiter.task)
         try:
             waiter.send.send_nowait(lease)
         except trio.WouldBlock:
-            # It was cancelled in this very tick and will find itself gone from the queue: undo.
-            lease.ended = True
-            connection.leases.remove(lease)
-            connection.last_used, self.counts.acquires = before
-            if not connection.leases:
-                self.tally.use(-1)
-            self.tally.wait(-1)
+            # It was cancelled in this very tick and will find itself gone from the queue; nothing was booked yet.
             return
-        self.tally.wait(-1)
+        self._book(lease)
         waited = trio.current_time() - waiter.since
         self.counts.acquires_waited += 1
         self.counts.acquire_wait_seconds += waited
