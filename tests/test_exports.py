@@ -8,15 +8,14 @@ import importlib
 import inspect
 import pkgutil
 from pathlib import Path
+
 import pytest
 
 import trio_mcp_pool
 
 PACKAGE = Path(trio_mcp_pool.__file__).parent
 PUBLIC = sorted(name for name in vars(trio_mcp_pool) if not name.startswith("_"))
-VALUES = {
-    name: value for name in PUBLIC if inspect.isclass(value := getattr(trio_mcp_pool, name)) or callable(value)
-}
+VALUES = {name: value for name in PUBLIC if inspect.isclass(value := getattr(trio_mcp_pool, name)) or callable(value)}
 # Made to be subclassed: bases of the public surface, and protocols.
 OPEN = {"PoolError", "ConnectError", "Server", "Observer", "Event", "ConnectionEvent"}
 

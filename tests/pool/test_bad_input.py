@@ -64,7 +64,14 @@ VALUES: list[Case] = [
     ],
     *[
         (policy(**{name: -1}), ValueError, rf"PoolPolicy\.{name} must be (at least|greater than) 0.*, not -1")
-        for name in ("idle_timeout", "max_lifetime", "connect_timeout", "drain_timeout", "close_timeout", "probe_timeout")
+        for name in (
+            "idle_timeout",
+            "max_lifetime",
+            "connect_timeout",
+            "drain_timeout",
+            "close_timeout",
+            "probe_timeout",
+        )
     ],
     *[
         (policy(**{name: 0}), ValueError, rf"PoolPolicy\.{name} must be greater than 0, not 0")
@@ -102,7 +109,11 @@ VALUES: list[Case] = [
     (http("http:///mcp"), ValueError, r"HttpServer\.url must be an http:// or https:// URL with a host"),
     (http("http://h", headers=["a"]), TypeError, r"HttpServer\.headers must be a mapping of str to str"),
     (http("http://h", auth=("a", "b")), TypeError, r"HttpServer\.auth must be an httpx2\.Auth or None, not tuple"),
-    (http("http://h", transport="ws"), ValueError, r"HttpServer\.transport must be 'streamable-http' or 'sse', not 'ws'"),
+    (
+        http("http://h", transport="ws"),
+        ValueError,
+        r"HttpServer\.transport must be 'streamable-http' or 'sse', not 'ws'",
+    ),
     (lambda: InProcessServer("server.py"), TypeError, r"InProcessServer\.server must be an mcp MCPServer .*, not str"),
     (lambda: CustomServer("client"), TypeError, r"CustomServer\.factory must be callable, not str"),  # type: ignore[arg-type]
 ]
@@ -190,7 +201,9 @@ async def test_a_wrong_call_fails_alone(
 
 
 @pytest.mark.parametrize(("call", "kind", "says"), SYNC, ids=[says for _, _, says in SYNC])
-async def test_a_wrong_synchronous_call_fails_alone(call: Callable[[Pool], Any], kind: type[Exception], says: str) -> None:
+async def test_a_wrong_synchronous_call_fails_alone(
+    call: Callable[[Pool], Any], kind: type[Exception], says: str
+) -> None:
     async with open_pool({"s": GOOD}) as pool:
         with pytest.raises(kind, match=says):
             call(pool)

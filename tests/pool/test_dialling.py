@@ -222,7 +222,7 @@ async def test_R5_freed_capacity_always_wakes_somebody(autojump_clock: trio.test
             began = trio.current_time()
             async with trio.open_nursery() as nursery:
 
-                async def wait() -> None:
+                async def wait(began: float = began) -> None:
                     async with pool.session("s") as mine:
                         await mine.list_tools()
                         served.append(trio.current_time() - began)
@@ -291,7 +291,7 @@ async def test_R5_a_custom_factory_that_fails_is_told_with_its_own_error(
         raise LookupError("no such shop")
 
     async with watched_pool({"s": CustomServer(factory)}) as pool:
-        with pytest.raises(ConnectError, match="LookupError: 'no such shop'|no such shop") as caught:
+        with pytest.raises(ConnectError, match="LookupError: .*no such shop") as caught:
             await pool.wait_ready()
         assert isinstance(caught.value.__cause__, LookupError)
         assert (caught.value.server, caught.value.phase) == ("s", "connect")

@@ -124,7 +124,7 @@ async def test_R4_a_task_that_would_wait_for_itself_gets_a_RuntimeError(
     async with watched_pool({"s": ScriptedServer()}, policy=policy) as pool:
         first, second = await pool.acquire("s"), await pool.acquire("s")
         for _ in range(2):
-            with pytest.raises(RuntimeError, match="already holds every session of server 's'.*release one first"):
+            with pytest.raises(RuntimeError, match=r"already holds every session of server 's'.*release one first"):
                 await pool.acquire("s")
         with pytest.raises(RuntimeError, match="max_sessions or max_in_flight"):
             await pool.call_tool("s", "echo", {"text": "x"})
@@ -177,8 +177,8 @@ async def test_R3_R6_a_session_and_a_cancellation_arriving_together(autojump_clo
             held = await pool.acquire("s")
             scopes = {name: trio.CancelScope() for name in "ab"}
 
-            async def take(name: str) -> None:
-                with scopes[name]:
+            async def take(name: str, scope: trio.CancelScope, got: list[str]) -> None:
+                with scope:
                     session = await pool.acquire("s")
                     try:
                         got.append(name)
@@ -188,7 +188,7 @@ async def test_R3_R6_a_session_and_a_cancellation_arriving_together(autojump_clo
 
             async with trio.open_nursery() as nursery:
                 for name in "ab":
-                    nursery.start_soon(take, name)
+                    nursery.start_soon(take, name, scopes[name], got)
                     await settle()
                 if cancel_first:
                     scopes["a"].cancel()

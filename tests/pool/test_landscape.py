@@ -52,7 +52,9 @@ async def test_T1_one_cancelled_waiter_cancels_the_dial_of_all(autojump_clock: t
     assert len(server.connections) == 1
 
 
-@pytest.mark.parametrize("fault", ["invalid params", "tool error", "unknown tool", "timeout", "cancelled", "no resource"])
+@pytest.mark.parametrize(
+    "fault", ["invalid params", "tool error", "unknown tool", "timeout", "cancelled", "no resource"]
+)
 async def test_T2_any_exception_evicts_the_session_under_other_callers(
     fault: str, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -321,11 +321,14 @@ async def test_aclose_under_cancellation_closes_without_draining(
             assert scope.cancelled_caught
             assert server.open_connections == 0
             record.append((trio.current_time(), "closed"))
-    assert record == {
-        "before": [(0, "call: OutcomeUnknownError"), (2, "closed")],
-        "while draining": [(1, "call: OutcomeUnknownError"), (3, "closed")],
-        "while closing": [(2, "closed")],
-    }[when]
+    assert (
+        record
+        == {
+            "before": [(0, "call: OutcomeUnknownError"), (2, "closed")],
+            "while draining": [(1, "call: OutcomeUnknownError"), (3, "closed")],
+            "while closing": [(2, "closed")],
+        }[when]
+    )
 
 
 @pytest.mark.parametrize("gate", [ok, slow(3)])
