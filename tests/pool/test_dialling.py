@@ -291,7 +291,7 @@ async def test_R5_a_custom_factory_that_fails_is_told_with_its_own_error(
         raise LookupError("no such shop")
 
     async with watched_pool({"s": CustomServer(factory)}) as pool:
-        with pytest.raises(ConnectError, match="LookupError: .*no such shop") as caught:
+        with pytest.raises(ConnectError, match="no such shop") as caught:
             await pool.wait_ready()
         assert isinstance(caught.value.__cause__, LookupError)
         assert (caught.value.server, caught.value.phase) == ("s", "connect")
