@@ -83,7 +83,8 @@ class World:
             self.faults.append("tasks are left")
 
     async def still_serves(self, pool: Pool) -> None:
-        """The next caller is served."""
+        """Nobody holds or waits for anything, and the next caller is served."""
+        self.check_nothing_held(pool)
         for server in self.servers.values():
             server.gates.clear()
         for name in ("a", "b"):
@@ -93,6 +94,9 @@ class World:
                     await pool.call_tool(name, "echo", {"text": "next"})
             except (PoolError, trio.TooSlowError) as exc:
                 self.faults.append(f"the next caller of {name}: {exc!r}")
+        self.check_nothing_held(pool)
+
+    def check_nothing_held(self, pool: Pool) -> None:
         stats = pool.statistics()
         if stats.leases_in_flight or stats.tasks_waiting_acquire:
             self.faults.append(f"a lease or a waiter is left: {stats}")
@@ -105,24 +109,26 @@ async def acquire(pool: Pool, world: World) -> None:
 
 async def acquire_full(pool: Pool, world: World) -> None:
     """Every place is taken, and given back while it waits."""
-    sessions = [await pool.acquire("a") for _ in range(3)]
-    async with trio.open_nursery() as nursery:
+    sessions = []
+    try:
+        for _ in range(3):
+            sessions.append(await pool.acquire("a"))  # those before a cancellation must be given back
+        async with trio.open_nursery() as nursery:
 
-        async def give_back() -> None:
-            await trio.sleep(1)
-            for session in sessions:
-                session.release()
+            async def give_back() -> None:
+                await trio.sleep(1)
+                for session in sessions:
+                    session.release()
 
-        async def other() -> None:
+            async def other() -> None:
+                (await pool.acquire("a")).release()
+
+            nursery.start_soon(give_back)
+            nursery.start_soon(other)
             (await pool.acquire("a")).release()
-
-        nursery.start_soon(give_back)
-        nursery.start_soon(other)
-        try:
-            (await pool.acquire("a")).release()
-        finally:
-            for session in sessions:
-                session.release()
+    finally:
+        for session in sessions:
+            session.release()
 
 
 async def session(pool: Pool, world: World) -> None:

@@ -141,7 +141,8 @@ async def test_R9_a_reconfiguration_to_fewer_sessions_waits_for_the_old_ones(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pool.reconfigure, {"a": new})
             await trio.testing.wait_all_tasks_blocked()
-            await pool.call_tool("a", "echo", {"text": "x"})
+            with trio.fail_after(60):
+                await pool.call_tool("a", "echo", {"text": "x"})
         assert old.open_connections == 0
         assert (new.connections[0].dialled_at, new.peak_open) == (1, 1)
 
@@ -166,3 +167,35 @@ async def test_a_held_gate_holds_the_first_caller_and_its_cancellation_nobody_el
         door.open()
     assert sorted(served) == list(range(1, 100))
     assert len(server.connections) == 1
+
+
+async def test_R6_a_session_given_back_in_the_tick_of_a_cancellation_goes_to_the_next_waiter(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    auditor = Auditor()
+    served: list[int] = []
+    policy = PoolPolicy(max_in_flight=1)
+    async with open_pool({"a": ScriptedServer()}, policy=policy, observers=[auditor]) as pool:
+        auditor.pool = pool
+        scopes = [trio.CancelScope() for _ in range(4)]
+
+        async def waiter(n: int) -> None:
+            with scopes[n]:
+                async with pool.session("a"):
+                    served.append(n)
+
+        session = await pool.acquire("a")
+        async with trio.open_nursery() as nursery:
+            for n in range(4):
+                nursery.start_soon(waiter, n)
+                await trio.testing.wait_all_tasks_blocked()
+            scopes[0].cancel()
+            scopes[1].cancel()
+            session.release()  # the first two have not run since: they stand in the queue, but nobody is there
+            auditor.check("the release")
+            assert pool.statistics().leases_in_flight == 1
+        assert served == [2, 3]
+        assert pool.statistics().leases_in_flight == 0
+        assert pool.statistics().acquires_cancelled == 2
+    auditor.check_closed()
+    assert auditor.faults == []
