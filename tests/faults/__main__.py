@@ -17,6 +17,7 @@ from .place import ROOT
 from .play import Record, play_cell
 from .table import page
 
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Play the matrix of faults.")
     parser.add_argument("--only", default="", help="only cells whose name contains this")

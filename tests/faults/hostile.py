@@ -71,9 +71,7 @@ def plain_result(request: dict[str, Any], era: str) -> bytes:
     method = request["method"]
     if method == "initialize" and era != "modern":
         info = {"name": "hostile", "version": "1"}
-        return answer(
-            request["id"], {"protocolVersion": LEGACY, "capabilities": {"tools": {}}, "serverInfo": info}
-        )
+        return answer(request["id"], {"protocolVersion": LEGACY, "capabilities": {"tools": {}}, "serverInfo": info})
     if method == "server/discover" and era != "legacy":
         meta = {"io.modelcontextprotocol/serverInfo": {"name": "hostile", "version": "1"}}
         said = {"supportedVersions": [MODERN], "capabilities": {"tools": {}}, "_meta": meta}

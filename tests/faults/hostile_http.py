@@ -152,7 +152,7 @@ class Handler(BaseHTTPRequestHandler):
                 session = f"{os.getpid()}-{next(state.numbers)}"
                 state.sessions[session] = queue.Queue()
                 self.reply_json(plain_result(message, "legacy"), mcp_session_id=session)
-        elif method == "server/discover" and not self.connects():
+        elif method in ("server/discover", "initialize") and not self.connects():
             return
         else:
             self.deliver(session, plain_result(message, "modern" if state.era == "modern" else "legacy"))

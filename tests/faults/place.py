@@ -118,9 +118,7 @@ def descriptors() -> set[str]:
 
 def children() -> set[int]:
     """The children of this process, zombies included."""
-    return {
-        int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()
-    }
+    return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
 
 
 class Leftovers:
