@@ -180,7 +180,7 @@ async def test_R6_a_session_given_back_in_the_tick_of_a_cancellation_goes_to_the
         scopes = [trio.CancelScope() for _ in range(4)]
 
         async def waiter(n: int) -> None:
-            with scopes[n]:
+            with scopes[n], trio.fail_after(60):
                 async with pool.session("a"):
                     served.append(n)
 
