@@ -57,11 +57,12 @@ class Tally:
 
     def use(self, by: int) -> None:
         """That many sessions more, or fewer, are in use."""
-        self.in_use += by
-        if self.in_use > self.peak_in_use:
-            self.peak_in_use = self.in_use
-        if self.parent is not None:
-            self.parent.use(by)
+        tally: Tally | None = self
+        while tally is not None:  # twice per call: a loop is cheaper than asking the parent
+            tally.in_use = in_use = tally.in_use + by
+            if in_use > tally.peak_in_use:
+                tally.peak_in_use = in_use
+            tally = tally.parent
 
     def wait(self, by: int) -> None:
         """That many tasks more, or fewer, wait."""

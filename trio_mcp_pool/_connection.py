@@ -65,6 +65,9 @@ class State(enum.Enum):
     FAILED = "failed"
 
 
+# `live` is asked several times per call, and to look up a member of an enumeration takes longer than to compare it.
+_READY, _DRAINING = State.READY, State.DRAINING
+
 TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.DIALING: frozenset({State.READY, State.CLOSING}),
     State.READY: frozenset({State.DRAINING, State.BROKEN, State.CLOSING}),
@@ -174,6 +177,8 @@ class Connection:
         self._life = trio.CancelScope(shield=True)
         self._watch = trio.CancelScope(shield=True)
         self._nap = trio.CancelScope()
+        self.asks_at = math.inf
+        """When the owner will ask the lane next, on Trio's clock."""
         self._probing = False
 
     def __repr__(self) -> str:
@@ -188,7 +193,8 @@ class Connection:
     @property
     def live(self) -> bool:
         """Whether calls can go through."""
-        return self.state is State.READY or self.state is State.DRAINING
+        state = self.state
+        return state is _READY or state is _DRAINING
 
     # What the lane does to it. All synchronous.
 
@@ -198,8 +204,8 @@ class Connection:
             # The answer decides first. Callers that keep giving up would otherwise cut every probe short, and a mute
             # server would never be found out.
             return
-        if at < self._nap.deadline:
-            self._nap.deadline = at
+        if at < self.asks_at:
+            self.asks_at = self._nap.deadline = at
 
     def close(self, by: float) -> None:
         """Leave: in state `CLOSING` already. By the given time on Trio's clock the owner is cancelled."""
@@ -295,10 +301,12 @@ class Connection:
     async def _rest(self, client: mcp.Client) -> None:
         """Nap until the connection has to end."""
         while self.live:
-            with trio.CancelScope(deadline=self.listener.next_question(self)) as self._nap:
+            self.asks_at = self.listener.next_question(self)
+            with trio.CancelScope(deadline=self.asks_at) as self._nap:
                 await trio.sleep_forever()
             if self.live and self.listener.asked(self):
                 self._probing = True
+                self.asks_at = math.inf
                 with trio.CancelScope() as self._nap:
                     alive = await probe(client, self.policy.probe_timeout)
                 self._probing = False

@@ -105,8 +105,17 @@ class Lane(Matcher):
         leases.remove(lease)
         now = trio.current_time()
         self.counts.usage_seconds += now - lease.since
-        if leases and not self.waiters and not self.host.observed:
-            return
+        if not self.waiters and not self.host.observed:
+            if leases:
+                return
+            if connection.state is _READY:
+                # The usual case, without the ceremony: nobody waits, nobody watches, and as a rule the owner wakes before
+                # the session has been idle for long enough.
+                self.tally.use(-1)
+                connection.idle_since = now
+                if connection.asks_at > now + self.policy.idle_timeout or self.policy.probe_interval is not None:
+                    connection.wake(self.next_question(connection))
+                return
         step = Step() if self.waiters or self.host.observed or connection.state is not _READY else None
         if step is not None and self.host.observed:
             step.events.append(self._told(events.LeaseEnded, connection, used=now - lease.since))
