@@ -1,7 +1,9 @@
 """An MCP server on stdio that answers at once: the standard library only, one thread, no waiting.
 
 Speaks both eras: `initialize` and `server/discover`. Tools: `echo` (text), `big` (megabytes: a result line of that size)
-and `pid`. What it costs is the same for every contender, so the less it costs the more a ratio says about the clients.
+and `pid`. An argument is a number of seconds that the server takes to start, as real ones do.
+
+What it costs is the same for every contender, so the less it costs the more a ratio says about the clients.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from typing import Any
 
 TOOLS: list[dict[str, Any]] = [
@@ -73,6 +76,8 @@ def answer(message: dict[str, Any]) -> dict[str, Any] | None:
 
 def main() -> None:
     """Answer until stdin ends."""
+    if sys.argv[1:]:
+        time.sleep(float(sys.argv[1]))
     for line in sys.stdin.buffer:
         message = json.loads(line)
         if "method" not in message or "id" not in message:
