@@ -329,8 +329,11 @@ class Connection:
             self.listener.dial_failed(self, self._connect_error(cause), cause)
         elif self.live:
             self.listener.died(self)
-        elif isinstance(error, Exception) and not self.link.is_lost and self.end_reason != "failed":
-            logger.warning("server %r: closing its session raised %s", self.name, self.link.mask(repr(_essence(error))))
+        elif isinstance(error, Exception) and self.end_reason != "failed":
+            # A broken session may well raise on its way out; one that was well may not.
+            level = logging.INFO if self.link.is_lost else logging.WARNING
+            what = self.link.mask(repr(_essence(error)))
+            logger.log(level, "server %r: leaving its session raised %s", self.name, what)
         self.listener.gone(self)
 
     async def _watch_dial(self) -> None:

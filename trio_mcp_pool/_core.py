@@ -249,7 +249,7 @@ class Core:
                 entry.health.forget()
                 for lane in list(entry.lanes.values()):
                     patience = lane.policy.drain_timeout
-                    lane.server, lane.policy = server, entry.policy_for(lane.scope, lane.stateful)
+                    lane.change(server, entry.policy_for(lane.scope, lane.stateful))
                     old += lane.drain(patience)
         return old
 

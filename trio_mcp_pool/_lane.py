@@ -28,6 +28,8 @@ from ._matcher import Matcher
 
 if TYPE_CHECKING:
     from ._events import CloseReason
+    from ._policy import PoolPolicy
+    from ._servers import Server
 
 _READY = State.READY
 # `max_lifetime` is shortened by up to this share.
@@ -294,6 +296,12 @@ class Lane(Matcher):
         self._done(step)
 
     @enable_ki_protection
+    def change(self, server: Server, policy: PoolPolicy) -> None:
+        """From now on dial another server, by another policy. The connections that stand are for `drain` to end."""
+        self.server, self.policy = server, policy
+        self.limit = max(policy.max_sessions, len(self.connections))
+
+    @enable_ki_protection
     def drain(self, timeout: float, reason: CloseReason = "drained") -> list[Connection]:
         """No new leases on these connections; running ones have `timeout` seconds. Returns the connections."""
         step = Step()
@@ -356,7 +364,7 @@ class Lane(Matcher):
             if len(self.waiters) - dialling * self.policy.max_in_flight > most:
                 del self.waiters[waiter]
                 self.tally.wait(-1)
-                step.events.clear()
+                del step.events[0]  # that it began to wait: it did not
                 self._done(step)
                 self._reject(
                     TooManyWaitersError(

@@ -56,6 +56,8 @@ class Matcher(Listener):
         self.scope = scope
         self.server = server
         self.policy = policy
+        self.limit: int = policy.max_sessions
+        """`max_sessions`, or after a change to fewer: what is left of the sessions that were allowed before it."""
         self.health = health
         self.tally = tally
         self.siblings = siblings
@@ -100,7 +102,7 @@ class Matcher(Listener):
                 closing += 1
         return {
             "min_sessions": self.policy.min_sessions,
-            "max_sessions": self.policy.max_sessions,
+            "max_sessions": self.limit,
             "size": len(self.connections),
             "sessions_idle": idle,
             "sessions_in_use": in_use,
@@ -280,6 +282,7 @@ class Matcher(Listener):
         failed = connection.end_reason == "failed"
         connection.move(State.FAILED if failed else State.CLOSED)
         del self.connections[connection]
+        self.limit = max(self.policy.max_sessions, min(self.limit, len(self.connections)))
         if failed:
             self.counts.connects_failed += 1
         else:

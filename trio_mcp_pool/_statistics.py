@@ -20,7 +20,8 @@ class _Numbers:
     min_sessions: int = 0
     """Gauge: sessions that the policy keeps open unasked."""
     max_sessions: int = 0
-    """Gauge: sessions that the policy allows."""
+    """Gauge: sessions that the policy allows. After a change to fewer, those that were allowed before count until they have
+    gone."""
     size: int = 0
     """Gauge: connections that exist in any state; each counts until it has really gone (R9)."""
     sessions_idle: int = 0

@@ -57,8 +57,8 @@ def as_dict(stats: PoolStatistics | ServerStatistics) -> dict[str, float]:
     return {name: getattr(stats, name) for name in _SUMMED}
 
 
-def faults_in(pool: Pool, *, limit: bool = True) -> list[str]:
-    """What R10 forbids and stands in the books at this moment. `limit`: whether `max_sessions` is looked at, too."""
+def faults_in(pool: Pool) -> list[str]:
+    """What R10 forbids and stands in the books at this moment."""
     stats = pool.statistics()
     faults = _unbalanced("pool", as_dict(stats))
     for name, server in stats.servers.items():
@@ -75,12 +75,12 @@ def faults_in(pool: Pool, *, limit: bool = True) -> list[str]:
         for lane in entry.lanes.values():
             gauges = lane.gauges()
             faults += _unbalanced(repr(lane), {**gauges, **lane.counts.as_dict()})
-            if limit and gauges["size"] > lane.policy.max_sessions:
+            if gauges["size"] > gauges["max_sessions"]:
                 faults.append(f"{lane!r}: more connections than max_sessions: {gauges}")
             in_use += gauges["sessions_in_use"]
             waiting += gauges["tasks_waiting_acquire"]
             for connection in lane.connections:
-                if len(connection.leases) > lane.policy.max_in_flight and limit:
+                if len(connection.leases) > connection.policy.max_in_flight:
                     faults.append(f"{connection!r}: more leases than max_in_flight")
     if core.tally.in_use != in_use:
         faults.append(f"the tally has {core.tally.in_use} in use, the lanes {in_use}")
@@ -93,9 +93,8 @@ def faults_in(pool: Pool, *, limit: bool = True) -> list[str]:
 class Auditor:
     """An observer that audits the pool after every event."""
 
-    def __init__(self, *, limit: bool = True) -> None:
+    def __init__(self) -> None:
         self.pool: Pool | None = None
-        self.limit = limit
         self.faults: list[str] = []
         self.events: list[Event] = []
 
@@ -107,7 +106,7 @@ class Auditor:
     def check(self, when: str) -> None:
         """Audit now."""
         assert self.pool is not None
-        for fault in faults_in(self.pool, limit=self.limit):
+        for fault in faults_in(self.pool):
             self.faults.append(f"at {trio.current_time():g} after {when}: {fault}")
 
     def check_closed(self) -> None:

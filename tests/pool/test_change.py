@@ -274,3 +274,29 @@ async def test_events_are_told_in_order_as_one_record(autojump_clock: trio.testi
         (13, "SessionClosed", 1, "idle"),
         (22, "PoolClosed"),
     ]
+
+
+async def test_R10_after_a_change_to_fewer_the_old_sessions_are_allowed_until_they_have_gone(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = ScriptedServer({"pause": pause}, policy=PoolPolicy(max_sessions=2, max_in_flight=1))
+    limits: list[tuple[float, int, int]] = []
+
+    async with watched_pool({"s": server}) as pool, trio.open_nursery() as nursery:
+        nursery.start_soon(pool.call_tool, "s", "pause", {"seconds": 3})
+        nursery.start_soon(pool.call_tool, "s", "pause", {"seconds": 5})
+        await settle()
+
+        def note() -> None:
+            numbers = pool.statistics().servers["s"]
+            limits.append((trio.current_time(), numbers.size, numbers.max_sessions))
+
+        note()
+        nursery.start_soon(pool.reconfigure, {"s": ScriptedServer(policy=PoolPolicy(max_sessions=1))})
+        await settle()
+        note()
+        await trio.sleep(4)
+        note()
+        assert text(await pool.call_tool("s", "echo", {"text": "new"})) == "new"
+        note()
+    assert limits == [(0, 2, 2), (0, 2, 2), (4, 1, 1), (5, 1, 1)]

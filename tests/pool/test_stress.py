@@ -50,7 +50,7 @@ class Walk:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.auditor = Auditor(limit=False)  # a reconfiguration may lower the limits under what there is
+        self.auditor = Auditor()
         self.faults: list[str] = []
         self.all_servers: list[ScriptedServer] = []
         self.servers = {name: self.server() for name in "abc"}
