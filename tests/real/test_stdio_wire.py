@@ -72,7 +72,9 @@ async def within(seconds: float) -> AsyncIterator[None]:
 # What works.
 
 
-@pytest.mark.parametrize(("era", "version"), [("legacy", "2025-06-18"), ("modern", "2026-07-28"), ("both", "2026-07-28")])
+@pytest.mark.parametrize(
+    ("era", "version"), [("legacy", "2025-06-18"), ("modern", "2026-07-28"), ("both", "2026-07-28")]
+)
 async def test_both_eras_are_negotiated_and_calls_answered(either: str, era: str, version: str) -> None:
     link = Link("echo")
     async with within(20), wire(either, link, "--era", era) as client:

@@ -40,7 +40,9 @@ def text(value):
 
 
 def spawn_grandchild(setsid):
-    code = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(600)\n"
+    code = (
+        "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(600)\n"
+    )
     child = subprocess.Popen(
         [sys.executable, "-S", "-c", code], start_new_session=setsid, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
     )

@@ -87,7 +87,9 @@ def line(message: Any) -> bytes:
     return json.dumps(message).encode() + b"\n"
 
 
-async def refuse(context: DispatchContext[TransportContext], method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
+async def refuse(
+    context: DispatchContext[TransportContext], method: str, params: Mapping[str, Any] | None
+) -> dict[str, Any]:
     await trio.lowlevel.checkpoint()
     raise NotImplementedError(method)
 

@@ -217,7 +217,9 @@ async def test_an_answer_and_a_cancellation_in_one_instant_lose_nothing() -> Non
 # Time.
 
 
-async def test_the_clock_of_a_timeout_starts_when_the_request_is_written(autojump_clock: trio.testing.MockClock) -> None:
+async def test_the_clock_of_a_timeout_starts_when_the_request_is_written(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     async with rig(room=0, write_timeout=100) as r:
         call = r.start_call(opts={"timeout": 3})
         await trio.sleep(5)
