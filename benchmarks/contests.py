@@ -308,15 +308,15 @@ def in_process(policy: PoolPolicy | None = None) -> InProcessServer:
 
 
 async def many_lanes(plan: Plan, told: Told) -> list[Row]:
-    """A call on one lane, with and without a crowd of others open in the same pool."""
-    server = in_process()
+    """A call on one lane, a process, with and without a crowd of other lanes, in process, open in the same pool."""
+    servers = {"echo": echo_server(), "crowd": in_process()}
 
     def turn(lanes: int) -> Turn:
         async def call_with_lanes() -> Sample:
-            async with open_pool({"echo": server}) as pool:
+            async with open_pool(servers) as pool:
 
                 async def open_lane(number: int) -> None:
-                    async with pool.session("echo", scope=number):
+                    async with pool.session("crowd", scope=number):
                         pass
 
                 async with trio.open_nursery() as nursery:
