@@ -102,6 +102,20 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """The whole fault matrix on real processes and sockets; writes docs/faults-matrix.md. Arguments as for `tests.faults`."""
+    session.install("-e", ".", *group("test"))
+    session.run("python", "-m", "tests.faults", "--write", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Two minutes of random load on ten servers that are killed, stopped and restarted. Arguments as for `tests.soak`."""
+    session.install("-e", ".", *group("test"))
+    session.run("python", "-m", "tests.soak", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """The benchmark. Arguments go to `python -m benchmarks`."""
     session.install("-e", ".", *group("bench"))

@@ -39,7 +39,7 @@ def main() -> int:
     print(text)
     faulty = sum(bool(record.faults) for record in records.values())
     print(f"{len(cells)} cells in {time.monotonic() - began:.0f} s, {faulty} do not stand", file=sys.stderr)
-    if options.write:
+    if options.write and not options.only:
         (ROOT / "docs" / "faults-matrix.md").write_text(text)
     return 1 if faulty else 0
 
