@@ -177,7 +177,7 @@ class Connection:
         self._life = trio.CancelScope(shield=True)
         self._watch = trio.CancelScope(shield=True)
         self._nap = trio.CancelScope()
-        self.asks_at = math.inf
+        self.asks_at: float = math.inf
         """When the owner will ask the lane next, on Trio's clock."""
         self._probing = False
 

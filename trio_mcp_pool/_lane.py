@@ -43,6 +43,9 @@ class Lane(Matcher):
     refusal: PoolError | None
     notice: SessionLostError | None
     opened: trio.Event
+    server: Server
+    policy: PoolPolicy
+    limit: int
 
     # Asking, giving up, giving back.
 

@@ -54,8 +54,8 @@ class Matcher(Listener):
         self.host = host
         self.name = name
         self.scope = scope
-        self.server = server
-        self.policy = policy
+        self.server: Server = server
+        self.policy: PoolPolicy = policy
         self.limit: int = policy.max_sessions
         """`max_sessions`, or after a change to fewer: what is left of the sessions that were allowed before it."""
         self.health = health
