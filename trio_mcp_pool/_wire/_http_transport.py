@@ -26,6 +26,8 @@ from ._link import Link
 # Since mcp 2.2.
 _HAS_LIMIT = "max_sse_event_size" in inspect.signature(streamable_http.streamable_http_client).parameters
 
+# How long a cancelled notice may wait to be taken, in seconds. Who takes it sends it in the background.
+_NOTICE = 0.25
 # A server that floods is not read to the end.
 _LAST_MESSAGES = 1000
 # Turns of the scheduler in which the SDK comes with its next message, if there is one.
@@ -217,7 +219,12 @@ class WriteSide:
         # The SDK copies the sender's context here, and sends the message in a task that has it.
         token = current_message.set(item)
         try:
-            await self._stream.send(item)
+            if getattr(item.message, "method", "") == "notifications/cancelled":
+                # The SDK holds the cancelled caller until it is taken, for up to five seconds.
+                with trio.move_on_after(_NOTICE):
+                    await self._stream.send(item)
+            else:
+                await self._stream.send(item)
         finally:
             current_message.reset(token)
 
