@@ -19,6 +19,7 @@ import mcp
 import trio
 from mcp import MCPError
 from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
+from trio.lowlevel import disable_ki_protection
 
 from ._connection import interrupt_in
 from ._errors import LeaseEndedError, PoolError, SessionLostError
@@ -251,6 +252,9 @@ class Session:
 
     # Underneath.
 
+    # The pool's verbs hold control-C back until their lease is released; what a verb runs may be the user's own code, which
+    # it must reach.
+    @disable_ki_protection
     async def _run(self, verb: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:
         """One verb, in a scope that the connection cancels when it closes, with errors that say what happened."""
         lease = self._lease

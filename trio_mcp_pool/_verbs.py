@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import trio
-from trio.lowlevel import disable_ki_protection, enable_ki_protection
+from trio.lowlevel import enable_ki_protection
 
 from ._connection import interrupt_in
 from ._core import Core
@@ -79,10 +79,13 @@ class Verbs:
         resent = False
         while True:
             lane = self._lane(server, scope)
-            await trio.lowlevel.checkpoint_if_cancelled()
-            lease = lane.take() or await lane.wait()
+            lease = lane.take()
+            if lease is None:
+                # Who is cancelled already must not start a dial. Who got a lease looks when it sends.
+                await trio.lowlevel.checkpoint_if_cancelled()
+                lease = await lane.wait()
             try:
-                return await _interruptible(verb, Session(lease))
+                return await verb(Session(lease))
             except SessionLostError:
                 if resent or lane.stateful:
                     raise
@@ -312,12 +315,6 @@ class Verbs:
     @abstractmethod
     def _names(self) -> list[str]:
         """All servers that can be named here."""
-
-
-@disable_ki_protection
-async def _interruptible(verb: Callable[[Session], Awaitable[T]], session: Session) -> T:
-    """Run what may be the user's own code: a control-C must reach it, but not fall between a lease and its release."""
-    return await verb(session)
 
 
 def _always(_: Lease) -> bool:

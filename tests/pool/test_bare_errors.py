@@ -133,7 +133,7 @@ async def test_R14_an_owners_Exception_ends_its_connection_and_never_the_pool(
         }[stage]
         await pool.call_tool("other", "echo", {"text": "x"})
     if stage == "exit":
-        assert "closing its session raised" in caplog.text
+        assert "leaving its session raised" in caplog.text
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
