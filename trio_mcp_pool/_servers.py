@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import httpx2
 import mcp
@@ -224,7 +224,12 @@ class HttpServer(_ClientOptions, Server):
     def __post_init__(self) -> None:
         if not isinstance(self.url, str):
             raise TypeError(f"HttpServer.url must be a str, not {type(self.url).__name__}")
-        parts = urlsplit(self.url)
+        try:
+            parts = urlsplit(self.url)
+            parts.port  # noqa: B018 (read lazily, and so would fail much later)
+        except ValueError:
+            # What it says quotes the part that it stumbled over, which may be half a password.
+            raise ValueError("HttpServer.url is not a URL: its host or its port cannot be read") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             # The URL itself may hold credentials, so only its scheme is shown.
             raise ValueError(
@@ -252,9 +257,13 @@ class HttpServer(_ClientOptions, Server):
 
         link.phase = "configure"
         headers = await _resolve(self.headers, "HttpServer.headers") or {}
-        link.keep_secret(headers.values())
+        for value in headers.values():
+            # A server that refuses `Bearer TOKEN` quotes the token alone.
+            link.keep_secret((value, value.partition(" ")[2]))
         parts = urlsplit(self.url)
-        link.keep_secret(filter(None, (parts.username, parts.password, parts.query)))
+        for part in filter(None, (parts.username, parts.password, parts.query)):
+            link.keep_secret((part, unquote(part)))
+        link.keep_secret(value for _, value in parse_qsl(parts.query))
         link.phase = "connect"
         wire = connect_http(
             link, self.url, headers, self.auth, self.transport, self.max_sse_event_size, self._client_options()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import traceback
 from typing import Any
 
@@ -20,6 +21,8 @@ from trio_mcp_pool import (
     SessionLostError,
     StdioServer,
 )
+from trio_mcp_pool._wire._link import Link
+from trio_mcp_pool._wire._stderr import KEPT, Stderr
 from trio_mcp_pool.testing import ScriptedServer, error, never
 
 from .books import Ledger, settle, watched_pool
@@ -121,8 +124,36 @@ def test_R16_wrong_values_are_refused_by_their_type_and_not_shown() -> None:
         lambda: StdioServer("x", [SECRET, SECRET.encode()]),  # type: ignore[list-item]
         lambda: HttpServer("http://h", headers={"Authorization": SECRET.encode()}),  # type: ignore[dict-item]
         lambda: HttpServer(f"ftp://user:{SECRET}@h"),
+        lambda: HttpServer(f"http://user:{SECRET}/more@h"),  # a slash ends the host, and half a password is the port
+        lambda: HttpServer(f"http://user:{SECRET}\u2100@h"),
         lambda: HttpServer("http://h", auth=("user", SECRET)),  # type: ignore[arg-type]
     ):
         with pytest.raises((TypeError, ValueError)) as caught:
             make()
         assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "said", [f"no such key: {SECRET}", f"one\n{SECRET}\n", "x" * 100_000 + SECRET + "y" * (KEPT - len(SECRET) // 2)]
+)
+@pytest.mark.parametrize("secret", [SECRET, f"-- begin --\n{SECRET}\n-- end --\n"])
+async def test_R16_a_secret_is_masked_in_a_tail_of_stderr_however_it_is_cut(
+    secret: str, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="trio_mcp_pool.stderr")
+    link = Link("s")
+    link.keep_secret([secret])
+    reading, writing = os.pipe()
+    stderr = Stderr(link, reading)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stderr.run)
+            while said:
+                with open(os.dup(writing), "w") as pipe:
+                    pipe.write(said[:5000])
+                said = said[5000:]
+                await settle()
+            os.close(writing)
+    stderr.close()
+    assert SECRET[-4:] not in link.stderr_tail
+    assert SECRET[-4:] not in caplog.text

@@ -180,6 +180,8 @@ class RawServer:
     """The names of all requests, in the order of their coming."""
     headers: list[dict[str, str]] = field(default_factory=list)
     """Their headers."""
+    targets: list[str] = field(default_factory=list)
+    """Their paths, with the queries."""
     gone: list[str] = field(default_factory=list)
     """The requests whose client hung up."""
     keep_alive: bool = True
@@ -241,6 +243,7 @@ class RawServer:
     async def _answer(self, exchange: Exchange) -> None:
         self.seen.append(exchange.name)
         self.headers.append(exchange.headers)
+        self.targets.append(exchange.target)
         await self.plans.get(exchange.name, DEFAULTS.get(exchange.name, ok))(exchange)
 
 

@@ -34,6 +34,22 @@ _KEEPALIVE = 4.0
 
 
 @final
+class _QuietURL(httpx2.URL):
+    """A URL that does not show its query, which may hold a key."""
+
+    def __str__(self) -> str:
+        return super().__str__().partition("?")[0] + ("?***" if self.query else "")
+
+
+async def _hide_query(request: httpx2.Request) -> None:
+    request.url = _QuietURL(request.url)
+
+
+async def _show_query(response: httpx2.Response) -> None:
+    response.request.url = httpx2.URL(response.request.url)
+
+
+@final
 class WireClient(httpx2.AsyncClient):
     """One connection's HTTP client. `over_stream` is for the SSE transport, whose answers come over another stream.
 
@@ -60,6 +76,8 @@ class WireClient(httpx2.AsyncClient):
                 write=link.write_timeout if link.write_timeout < math.inf else None,
             ),
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=_KEEPALIVE),
+            # Around the one line that the HTTP library logs. The authentication, which may sign the URL, sees it whole.
+            event_hooks={"request": [_hide_query], "response": [_show_query]},
         )
         self.link = link
         self.limit = limit

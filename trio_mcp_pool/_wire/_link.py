@@ -125,8 +125,10 @@ class Link:
 
     def keep_secret(self, values: Iterable[str]) -> None:
         """From now on mask these values wherever text of the server's own making is shown."""
+        # Also by the line: a key of several lines would otherwise pass through the log, which is written by the line.
+        parts = {part.strip() for value in values for part in (value, *value.splitlines())}
         self._secrets = tuple(
-            sorted({*self._secrets, *(v for v in values if len(v) >= _SHORTEST_SECRET)}, key=len, reverse=True)
+            sorted({*self._secrets, *(p for p in parts if len(p) >= _SHORTEST_SECRET)}, key=len, reverse=True)
         )
 
     def mask(self, text: str) -> str:

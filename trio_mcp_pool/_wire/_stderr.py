@@ -79,9 +79,9 @@ class Stderr:
     def _take(self, chunk: bytes) -> None:
         tail = self._tail + chunk
         if len(tail) > KEPT:
-            # Begin at a whole line: half a secret would not be recognised.
+            # Begin at a whole line: half a secret would not be recognised. Where there is none, mask before cutting.
             start = tail.find(b"\n", len(tail) - KEPT) + 1
-            tail = tail[start if start else -KEPT :]
+            tail = tail[start:] if start else self._link.mask(tail.decode("utf-8", "replace")).encode()[-KEPT:]
         self._tail = tail
         self._link.set_stderr(tail)
         if not logger.isEnabledFor(logging.INFO):
