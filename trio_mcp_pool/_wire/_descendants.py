@@ -100,7 +100,9 @@ async def wait_gone(pids: Iterable[int]) -> None:
 
 async def report_escaped(link: Link, mark: str) -> None:
     """Note on the link, and warn of, those that carry the marker and still run. Not bounded by itself."""
-    escaped = [one.pid for one in await trio.to_thread.run_sync(marked_processes, mark, abandon_on_cancel=True)]
+    marked = await trio.to_thread.run_sync(marked_processes, mark, abandon_on_cancel=True)
+    # Who was killed may take a moment to die on a busy machine; it has not escaped.
+    escaped = [one.pid for one in marked if one.pid not in link.killed]
     if escaped:
         link.left_behind += escaped
         logger.warning(
