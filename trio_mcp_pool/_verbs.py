@@ -76,27 +76,46 @@ class Verbs:
         verb: Callable[[Session], Awaitable[T]],
         may_repeat: Callable[[Lease], bool],
     ) -> T:
-        resent = False
-        while True:
-            lane = self._lane(server, scope)
-            lease = lane.take()
-            if lease is None:
-                # Who is cancelled already must not start a dial. Who got a lease looks when it sends.
-                await trio.lowlevel.checkpoint_if_cancelled()
-                lease = await lane.wait()
+        lane = self._lane(server, scope)
+        lease = lane.take()
+        if lease is None:
+            # Who is cancelled already must not start a dial. Who got a lease looks when it sends.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            lease = await lane.wait()
+        try:
+            return await verb(Session(lease))
+        except (SessionLostError, OutcomeUnknownError) as why:
+            if lane.stateful or (isinstance(why, OutcomeUnknownError) and not may_repeat(lease)):
+                raise
+            first = why
+        finally:
+            lane.release(lease)
+        if self._core.observed:
+            self._core._emit(CallResent(at=trio.current_time(), server=server, scope=scope, method=method))
+        try:
+            return await self._call_again(server, scope, verb, first)
+        finally:
+            del first  # its traceback holds this frame
+
+    @enable_ki_protection
+    async def _call_again(
+        self, server: str, scope: Hashable, verb: Callable[[Session], Awaitable[T]], first: PoolError
+    ) -> T:
+        try:
+            lease = await self._lane(server, scope).acquire()
             try:
                 return await verb(Session(lease))
-            except SessionLostError:
-                if resent or lane.stateful:
-                    raise
-            except OutcomeUnknownError:
-                if resent or lane.stateful or not may_repeat(lease):
-                    raise
             finally:
-                lane.release(lease)
-            resent = True
-            if self._core.observed:
-                self._core._emit(CallResent(at=trio.current_time(), server=server, scope=lane.scope, method=method))
+                lease.lane.release(lease)
+        except OutcomeUnknownError:
+            raise
+        except PoolError as why:
+            # Most of these say that nothing ran. That is true of this time, but not of the first.
+            if isinstance(first, OutcomeUnknownError):
+                raise first from why
+            raise
+        finally:
+            del first
 
     async def call_tool(
         self,

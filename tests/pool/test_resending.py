@@ -11,9 +11,11 @@ import trio.testing
 
 from trio_mcp_pool import (
     CallResent,
+    ConnectError,
     Event,
     OutcomeUnknownError,
     Pool,
+    PoolClosedError,
     ScopedPool,
     Session,
     SessionLostError,
@@ -246,3 +248,51 @@ async def test_R13_a_complete_request_is_resent_only_if_it_was_not_written(
         with pytest.raises(OutcomeUnknownError):
             await ask_for(pool)
         await ask_for(pool)
+
+
+class Deaf(Ledger):
+    """From its second session on, the server reads nothing beyond what the dial itself asks."""
+
+    def __init__(self, server: ScriptedServer) -> None:
+        super().__init__()
+        self.server = server
+
+    def event(self, e: Event, /) -> None:
+        super().event(e)
+        if self.count(SessionOpened) == 2:
+            self.server.stop("all")
+
+
+@pytest.mark.parametrize("then", ["the dial fails", "it is lost unwritten", "the pool closes"])
+@pytest.mark.parametrize("method", ["call_tool", "read_resource"])
+async def test_R13_what_was_written_once_stays_unknown_when_sending_it_again_fails(
+    method: str, then: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    counted = Counted(trusted=True)
+    server = counted.server
+    async with watched_pool({"s": server}, ledger=Deaf(server)) as pool:
+        await pool.list_tools("s")
+        die_at_the_next_request(server)
+        if then == "the dial fails":
+            server.gates["spawn"] = error(OSError("no more"))
+        elif then == "the pool closes":
+            server.gates["spawn"] = never
+
+        async def and_then() -> None:
+            await trio.sleep(5)
+            if then == "it is lost unwritten":
+                server.kill()
+            elif then == "the pool closes":
+                await pool.aclose()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(and_then)
+            with pytest.raises(OutcomeUnknownError) as caught:
+                await ask("pool", pool, None, method, {"name": "reads", "uri": "memo://counted"})
+        # Why it could not be sent again is not lost.
+        why = {
+            "the dial fails": ConnectError,
+            "it is lost unwritten": SessionLostError,
+            "the pool closes": PoolClosedError,
+        }
+        assert isinstance(caught.value.__cause__, why[then])
