@@ -10,8 +10,8 @@ A session never sends a request a second time; that is for the pool's own verbs 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import anyio
@@ -73,7 +73,7 @@ class Session:
         """End the lease. Synchronous, idempotent, never blocks; the context manager of `Pool.session` calls it."""
         self._lease.lane.release(self._lease)
 
-    # What is known of the server.
+    # What is known of the server. All raise `SessionLostError` where the session is gone, as the verbs do.
 
     @property
     def server(self) -> str:
@@ -95,22 +95,22 @@ class Session:
     @property
     def protocol_version(self) -> str:
         """The negotiated version of the protocol, such as `2026-07-28`."""
-        return self.client.protocol_version
+        return self._live_client().protocol_version
 
     @property
     def server_info(self) -> types.Implementation | None:
         """The server's own name and version; `None` where a modern server does not say."""
-        return self.client.server_info
+        return self._live_client().server_info
 
     @property
     def server_capabilities(self) -> types.ServerCapabilities:
         """What the server can do."""
-        return self.client.server_capabilities
+        return self._live_client().server_capabilities
 
     @property
     def instructions(self) -> str | None:
         """The server's own word on how to use it."""
-        return self.client.instructions
+        return self._live_client().instructions
 
     # The verbs.
 
@@ -236,21 +236,47 @@ class Session:
     ) -> AbstractAsyncContextManager[Subscription]:
         """A stream of the server's change events, as `mcp.Client.listen` (modern servers only).
 
-        It ends with the SDK's `SubscriptionLost` when the session dies or is closed. Hold the lease for as long as the
-        stream is open.
+        It ends with the SDK's `SubscriptionLost` when the session dies or is closed; where that happens before the server
+        has agreed, entering raises `SessionLostError` or `PoolClosedError`. Hold the lease for as long as the stream is open.
         """
-        return self.client.listen(
-            tools_list_changed=tools_list_changed,
-            prompts_list_changed=prompts_list_changed,
-            resources_list_changed=resources_list_changed,
-            resource_subscriptions=resource_subscriptions,
+        client = self.client
+        return self._listening(
+            lambda: client.listen(
+                tools_list_changed=tools_list_changed,
+                prompts_list_changed=prompts_list_changed,
+                resources_list_changed=resources_list_changed,
+                resource_subscriptions=resource_subscriptions,
+            )
         )
 
     async def send_ping(self, *, meta: types.RequestParamsMeta | None = None) -> types.EmptyResult:
         """Ask the server for a sign of life (handshake era only), as `mcp.Client.send_ping`."""
-        return await self._run(self.client.session.send_ping, meta=meta)
+        client = self.client
+        # Looked up late: where the session is gone, the SDK's client cannot even be asked for its method.
+        return await self._run(lambda: client.session.send_ping(meta=meta))
 
     # Underneath.
+
+    def _live_client(self) -> mcp.Client:
+        client = self.client
+        if not self._lease.connection.live:
+            raise self._gone(False)
+        return client
+
+    @asynccontextmanager
+    async def _listening(
+        self, opening: Callable[[], AbstractAsyncContextManager[Subscription]]
+    ) -> AsyncIterator[Subscription]:
+        self._live_client()
+        async with AsyncExitStack() as stack:
+            try:
+                subscription = await stack.enter_async_context(opening())
+            except MCPError as exc:
+                if exc.code == CONNECTION_CLOSED and not self._lease.connection.live:
+                    # Whether the request was written does not matter: it runs nothing.
+                    raise self._gone(False) from exc
+                raise
+            yield subscription
 
     # The pool's verbs hold control-C back until their lease is released; what a verb runs may be the user's own code, which
     # it must reach.
