@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 
 import trio_mcp_pool
+import trio_mcp_pool.testing
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -51,3 +53,20 @@ def test_the_chapter_on_events_has_a_row_for_each_event(name: str) -> None:
 @pytest.mark.parametrize("name", [n for n in vars(trio_mcp_pool) if n[0].isupper()])
 def test_the_reference_has_an_entry_for_each_public_class(name: str) -> None:
     assert f":: {name}\n" in (DOCS / "reference.md").read_text().replace("()", "")
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in vars(trio_mcp_pool.testing) if not n.startswith("_") and n != "annotations"]
+)
+def test_the_reference_has_an_entry_for_each_name_of_the_testing_kit(name: str) -> None:
+    assert f":: {name}\n" in (DOCS / "reference.md").read_text().replace("()", "")
+
+
+VERBS = [n for n in vars(trio_mcp_pool.Pool) if not n.startswith("_")]
+OPTIONS = ["max_line", "max_sse_event_size", "trusted", "wire", "transport", "headers", "env", "auth"]
+
+
+@pytest.mark.parametrize("name", [*VERBS, *OPTIONS, "open_pool", "serve_pool", "wait_ready", "call_tool"])
+def test_the_guide_speaks_of_each_thing_that_a_program_can_ask_of_a_pool(name: str) -> None:
+    pages = [DOCS / "tutorial.md", *(DOCS / "guide").glob("*.md")]
+    assert any(re.search(rf"\b{name}\b", page.read_text()) for page in pages)
