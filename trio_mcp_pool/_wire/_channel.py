@@ -1,9 +1,10 @@
 """Messages over a pair of byte pipes: what is written, what is read, and when the channel is dead.
 
-Writing is synchronous as long as the pipe takes what it is given: no queue, no other task. Only when the pipe is full
-is a message queued, and a task of the channel's own writes the queue as the pipe empties. So at any moment at most
-one message is partly written, and it is always completed before any other byte; a message that is still wholly queued
-can be withdrawn without a trace.
+Writing is synchronous as long as the pipe takes what it is given: no queue, no other task. A message is queued only when
+the pipe is full, or when the sender knows that others send at the same time and asks for it (`gather`), and a task of
+the channel's own writes the queue, many small messages with one system call. So at any moment at most one message is
+partly written, and it is always completed before any other byte; a message that is still wholly queued can be withdrawn
+without a trace.
 
 Reading never stops, so the end of the stream is noticed at once, idle or not. The channel dies once, by whatever sign
 comes first: end of stream, a broken pipe, an ended process (`end`), or a pipe that accepts no byte for
@@ -26,6 +27,8 @@ from ._link import Call, Link
 
 logger = logging.getLogger("trio_mcp_pool.wire")
 
+# So much is gathered from small messages for one system call: what a pipe usually holds.
+_PIECE = 65536
 # What is still read of a dead peer's pipe: more than any pipe holds, and an end to a survivor that keeps writing.
 _LAST_BYTES = 8 * 1024 * 1024
 
@@ -96,8 +99,12 @@ class Channel:
     # Out.
 
     @trio.lowlevel.enable_ki_protection
-    def put(self, data: bytes, call: Call | None = None, done: Callable[[bool], None] | None = None) -> Out | None:
+    def put(
+        self, data: bytes, call: Call | None = None, done: Callable[[bool], None] | None = None, *, gather: bool = False
+    ) -> Out | None:
         """Send a message. `None` when the pipe accepted all of it; otherwise what stands in the queue.
+
+        With `gather` it is queued in any case, and goes out in the next tick together with whatever else is queued by then.
 
         `call.written` becomes true with the last byte. `done` is called only for a message that was queued. Raises
         `trio.ClosedResourceError` when the channel is dead, by this very attempt or before; then nothing, or not all, of
@@ -106,7 +113,7 @@ class Channel:
         if self.closed:
             raise trio.ClosedResourceError
         sent = 0
-        if not self._queue:
+        if not self._queue and not gather:
             try:
                 sent = self._pipe.send_nowait(data)
             except (OSError, trio.ClosedResourceError) as exc:
@@ -138,27 +145,50 @@ class Channel:
     def _flush(self) -> None:
         """Write from the queue what the pipe accepts now."""
         while self._queue:
-            out = next(iter(self._queue))
+            data = self._next_bytes()
             try:
-                accepted = self._pipe.send_nowait(memoryview(out.data)[out.sent :] if out.sent else out.data)
+                accepted = self._pipe.send_nowait(data)
             except (OSError, trio.ClosedResourceError) as exc:
                 self.end(exc)
                 return
-            if not accepted:
+            self._accepted(accepted)
+            if accepted < len(data):
+                if accepted or self._stall is None or self._stall.deadline == math.inf:
+                    self._patience(trio.current_time() + self._link.write_timeout)
                 return
-            self._patience(trio.current_time() + self._link.write_timeout)
-            out.sent += accepted
+        self._patience(math.inf)
+
+    def _next_bytes(self) -> bytes | memoryview:
+        """The front of the queue: one large message, or several small ones in one piece, which costs one system call."""
+        first = next(iter(self._queue))
+        if first.sent or len(self._queue) == 1 or len(first.data) >= _PIECE:
+            return memoryview(first.data)[first.sent :]
+        piece: list[bytes] = []
+        size = 0
+        for out in self._queue:
+            piece.append(out.data)
+            size += len(out.data)
+            if size >= _PIECE:
+                break
+        return b"".join(piece)
+
+    def _accepted(self, count: int) -> None:
+        """So many bytes of the front of the queue have left."""
+        while count:
+            out = next(iter(self._queue))
+            part = min(count, len(out.data) - out.sent)
+            out.sent += part
+            count -= part
             if out.sent < len(out.data):
-                continue
+                return
             del self._queue[out]
             if out.call is not None:
                 out.call.written = True
             if out.done is not None:
                 out.done(True)
-        self._patience(math.inf)
 
     def _patience(self, until: float) -> None:
-        if self._stall is not None:
+        if self._stall is not None and self._stall.deadline != until:
             self._stall.deadline = until
 
     async def _write(self) -> None:
@@ -175,7 +205,8 @@ class Channel:
                     if not self._queue:
                         self._writer = trio.lowlevel.current_task()
                         await trio.lowlevel.wait_task_rescheduled(abort)
-                    await self._pipe.wait_writable()
+                    else:
+                        await self._pipe.wait_writable()
                     self._flush()
             # The last message may have been withdrawn at the very moment of the deadline: then nothing waits any more.
             if self._queue:

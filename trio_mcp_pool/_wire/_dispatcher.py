@@ -63,6 +63,9 @@ StreamObserver = Callable[[Exception], Awaitable[None]]
 _SHOWN: Final = 200
 """How much of a bad line is shown."""
 
+_CROWD: Final = 4
+"""With so many requests under way, others probably send in the same tick; one system call for all is worth a task switch."""
+
 _LARGEST_SHARED_ID: Final = 2**52
 
 _V = rb'(?:"jsonrpc"\s*:\s*"2\.0"\s*,\s*)?'
@@ -206,7 +209,8 @@ class Dispatcher:
         pending = _Pending(key, on_progress, timeout)
         data = encode(message)
         try:
-            pending.out = self.channel.put(data, current_call.get(), pending.written)
+            gather = len(self._pending) >= _CROWD
+            pending.out = self.channel.put(data, current_call.get(), pending.written, gather=gather)
         except trio.ClosedResourceError:
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise _closed() from None
