@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_NEVER_CACHED = frozenset({"call_tool", "get_prompt", "complete"})
+
 # What a torn-down stream raises where the SDK did not turn it into an error of its own.
 _CLOSED = (anyio.ClosedResourceError, anyio.BrokenResourceError, trio.ClosedResourceError, trio.BrokenResourceError)
 
@@ -277,6 +279,11 @@ class Session:
                     raise self._gone(False) from exc
                 raise
             yield subscription
+
+    async def _call(self, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One verb by its name, for the pool's own verbs."""
+        run = self._run if verb in _NEVER_CACHED else self._run_cacheable
+        return await run(getattr(self.client, verb), *args, **kwargs)
 
     # The pool's verbs hold control-C back until their lease is released; what a verb runs may be the user's own code, which
     # it must reach.

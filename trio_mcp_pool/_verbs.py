@@ -9,10 +9,10 @@ not know what the old one knew.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Callable, Hashable
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, final
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     import mcp_types as types
     from mcp.client.caching import CacheMode
     from mcp.shared.dispatcher import ProgressFnT
-
-T = TypeVar("T")
 
 
 @final
@@ -69,13 +67,10 @@ class Verbs:
 
     @enable_ki_protection
     async def _call(
-        self,
-        server: str,
-        scope: Hashable,
-        method: str,
-        verb: Callable[[Session], Awaitable[T]],
-        may_repeat: Callable[[Lease], bool],
-    ) -> T:
+        self, server: str, scope: Hashable, verb: str, repeat: bool | str, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Lease a session, call one verb of its client, release. `repeat` says whether the verb may be sent again although
+        it was written: always, never, or if the tool of that name may."""
         lane = self._lane(server, scope)
         lease = lane.take()
         if lease is None:
@@ -83,28 +78,28 @@ class Verbs:
             await trio.lowlevel.checkpoint_if_cancelled()
             lease = await lane.wait()
         try:
-            return await verb(Session(lease))
+            return await Session(lease)._call(verb, args, kwargs)
         except (SessionLostError, OutcomeUnknownError) as why:
-            if lane.stateful or (isinstance(why, OutcomeUnknownError) and not may_repeat(lease)):
+            if lane.stateful or (isinstance(why, OutcomeUnknownError) and not _may_repeat(lease, repeat)):
                 raise
             first = why
         finally:
             lane.release(lease)
         if self._core.observed:
-            self._core._emit(CallResent(at=trio.current_time(), server=server, scope=scope, method=method))
+            self._core._emit(CallResent(at=trio.current_time(), server=server, scope=scope, method=verb))
         try:
-            return await self._call_again(server, scope, verb, first)
+            return await self._call_again(server, scope, verb, args, kwargs, first)
         finally:
             del first  # its traceback holds this frame
 
     @enable_ki_protection
     async def _call_again(
-        self, server: str, scope: Hashable, verb: Callable[[Session], Awaitable[T]], first: PoolError
-    ) -> T:
+        self, server: str, scope: Hashable, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any], first: PoolError
+    ) -> Any:
         try:
             lease = await self._lane(server, scope).acquire()
             try:
-                return await verb(Session(lease))
+                return await Session(lease)._call(verb, args, kwargs)
             finally:
                 lease.lane.release(lease)
         except OutcomeUnknownError:
@@ -137,21 +132,20 @@ class Verbs:
         Raises what acquiring a session raises, what `Session.call_tool` raises, and `OutcomeUnknownError` only where
         resending is not allowed (R13) or was in vain.
         """
-        return await self._call(
+        result: types.CallToolResult = await self._call(
             server,
             scope,
             "call_tool",
-            lambda session: session.call_tool(
-                name,
-                arguments,
-                read_timeout_seconds,
-                progress_callback,
-                input_responses=input_responses,
-                request_state=request_state,
-                meta=meta,
-            ),
-            lambda lease: _harmless(lease, name),
+            name,
+            name,
+            arguments,
+            read_timeout_seconds,
+            progress_callback,
+            input_responses=input_responses,
+            request_state=request_state,
+            meta=meta,
         )
+        return result
 
     async def read_resource(
         self,
@@ -165,19 +159,18 @@ class Verbs:
         scope: Hashable = None,
     ) -> types.ReadResourceResult:
         """Read a resource through any session of the server. Otherwise as `call_tool`; a read may be resent."""
-        return await self._call(
+        result: types.ReadResourceResult = await self._call(
             server,
             scope,
             "read_resource",
-            lambda session: session.read_resource(
-                uri,
-                input_responses=input_responses,
-                request_state=request_state,
-                meta=meta,
-                cache_mode=cache_mode,
-            ),
-            _always,
+            True,
+            uri,
+            input_responses=input_responses,
+            request_state=request_state,
+            meta=meta,
+            cache_mode=cache_mode,
         )
+        return result
 
     async def get_prompt(
         self,
@@ -191,15 +184,18 @@ class Verbs:
         scope: Hashable = None,
     ) -> types.GetPromptResult:
         """Fill in a prompt through any session of the server. Otherwise as `call_tool`; a read may be resent."""
-        return await self._call(
+        result: types.GetPromptResult = await self._call(
             server,
             scope,
             "get_prompt",
-            lambda session: session.get_prompt(
-                name, arguments, input_responses=input_responses, request_state=request_state, meta=meta
-            ),
-            _always,
+            True,
+            name,
+            arguments,
+            input_responses=input_responses,
+            request_state=request_state,
+            meta=meta,
         )
+        return result
 
     async def list_tools(
         self,
@@ -211,13 +207,10 @@ class Verbs:
         scope: Hashable = None,
     ) -> types.ListToolsResult:
         """One page of the server's tools. Otherwise as `call_tool`; a read may be resent."""
-        return await self._call(
-            server,
-            scope,
-            "list_tools",
-            lambda session: session.list_tools(cursor=cursor, meta=meta, cache_mode=cache_mode),
-            _always,
+        result: types.ListToolsResult = await self._call(
+            server, scope, "list_tools", True, cursor=cursor, meta=meta, cache_mode=cache_mode
         )
+        return result
 
     async def list_resources(
         self,
@@ -229,13 +222,10 @@ class Verbs:
         scope: Hashable = None,
     ) -> types.ListResourcesResult:
         """One page of the server's resources. Otherwise as `call_tool`; a read may be resent."""
-        return await self._call(
-            server,
-            scope,
-            "list_resources",
-            lambda session: session.list_resources(cursor=cursor, meta=meta, cache_mode=cache_mode),
-            _always,
+        result: types.ListResourcesResult = await self._call(
+            server, scope, "list_resources", True, cursor=cursor, meta=meta, cache_mode=cache_mode
         )
+        return result
 
     async def list_resource_templates(
         self,
@@ -247,13 +237,10 @@ class Verbs:
         scope: Hashable = None,
     ) -> types.ListResourceTemplatesResult:
         """One page of the server's resource templates. Otherwise as `call_tool`; a read may be resent."""
-        return await self._call(
-            server,
-            scope,
-            "list_resource_templates",
-            lambda session: session.list_resource_templates(cursor=cursor, meta=meta, cache_mode=cache_mode),
-            _always,
+        result: types.ListResourceTemplatesResult = await self._call(
+            server, scope, "list_resource_templates", True, cursor=cursor, meta=meta, cache_mode=cache_mode
         )
+        return result
 
     async def list_prompts(
         self,
@@ -265,13 +252,10 @@ class Verbs:
         scope: Hashable = None,
     ) -> types.ListPromptsResult:
         """One page of the server's prompts. Otherwise as `call_tool`; a read may be resent."""
-        return await self._call(
-            server,
-            scope,
-            "list_prompts",
-            lambda session: session.list_prompts(cursor=cursor, meta=meta, cache_mode=cache_mode),
-            _always,
+        result: types.ListPromptsResult = await self._call(
+            server, scope, "list_prompts", True, cursor=cursor, meta=meta, cache_mode=cache_mode
         )
+        return result
 
     async def complete(
         self,
@@ -283,13 +267,10 @@ class Verbs:
         scope: Hashable = None,
     ) -> types.CompleteResult:
         """Completions of an argument. Otherwise as `call_tool`; resent only if it was never written."""
-        return await self._call(
-            server,
-            scope,
-            "complete",
-            lambda session: session.complete(ref, argument, context_arguments),
-            lambda _: False,
+        result: types.CompleteResult = await self._call(
+            server, scope, "complete", False, ref, argument, context_arguments
         )
+        return result
 
     async def wait_ready(self, *servers: str) -> None:
         """Dial now: return when each of the servers named, or of all if none is, has a live session. Checkpoints.
@@ -336,14 +317,12 @@ class Verbs:
         """All servers that can be named here."""
 
 
-def _always(_: Lease) -> bool:
-    return True
-
-
-def _harmless(lease: Lease, tool: str) -> bool:
-    """Whether a trusted server says that running the tool twice does no harm."""
+def _may_repeat(lease: Lease, repeat: bool | str) -> bool:
+    """Whether running it twice does no harm: by protocol, or because a trusted server says so of the tool."""
+    if isinstance(repeat, bool):
+        return repeat
     connection = lease.connection
     if not connection.server.trusted:
         return False
-    says = connection.annotations.get(tool)
+    says = connection.annotations.get(repeat)
     return says is not None and bool(says.read_only_hint or says.idempotent_hint)
