@@ -22,6 +22,7 @@ class MemoryPipe:
     def __init__(self, room: int = 1 << 30) -> None:
         self.room = room
         self.sent = bytearray()
+        self.writes = 0
         self.broken = False
         self._chunks: deque[bytes] = deque()
         self._ended = False
@@ -36,6 +37,7 @@ class MemoryPipe:
     def send_nowait(self, data: bytes | memoryview) -> int:
         if self.broken:
             raise BrokenPipeError
+        self.writes += 1
         accepted = min(self.room, len(data))
         self.sent += data[:accepted]
         self.room -= accepted
