@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import anyio
@@ -280,10 +281,9 @@ class Session:
                 raise
             yield subscription
 
-    async def _call(self, verb: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """One verb by its name, for the pool's own verbs."""
-        run = self._run if verb in _NEVER_CACHED else self._run_cacheable
-        return await run(getattr(self.client, verb), *args, **kwargs)
+    def _verb(self, name: str) -> Callable[..., Awaitable[Any]]:
+        """A verb by its name, for the pool's own verbs: what runs it, with one frame less."""
+        return partial(self._run if name in _NEVER_CACHED else self._run_cacheable, getattr(self.client, name))
 
     # The pool's verbs hold control-C back until their lease is released; what a verb runs may be the user's own code, which
     # it must reach.

@@ -78,7 +78,7 @@ class Verbs:
             await trio.lowlevel.checkpoint_if_cancelled()
             lease = await lane.wait()
         try:
-            return await Session(lease)._call(verb, args, kwargs)
+            return await Session(lease)._verb(verb)(*args, **kwargs)
         except (SessionLostError, OutcomeUnknownError) as why:
             if lane.stateful or (isinstance(why, OutcomeUnknownError) and not _may_repeat(lease, repeat)):
                 raise
@@ -99,7 +99,7 @@ class Verbs:
         try:
             lease = await self._lane(server, scope).acquire()
             try:
-                return await Session(lease)._call(verb, args, kwargs)
+                return await Session(lease)._verb(verb)(*args, **kwargs)
             finally:
                 lease.lane.release(lease)
         except OutcomeUnknownError:
