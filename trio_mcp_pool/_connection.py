@@ -37,6 +37,7 @@ from mcp import MCPError
 from pydantic import ValidationError
 
 from ._errors import ConnectError, OutcomeUnknownError, PoolClosedError, PoolError, SessionLostError
+from ._wire._bare import essence, interrupt_in
 from ._wire._link import Call, Link
 from ._wire._probe import probe
 
@@ -113,20 +114,6 @@ class Listener(Protocol):
 
     def spawn(self, task: Callable[[], Awaitable[None]], name: str, /) -> None:
         """Run a task beside the owner."""
-
-
-def interrupt_in(error: BaseException) -> BaseException | None:
-    """The `KeyboardInterrupt` or `SystemExit` in an error, however deep it lies in groups."""
-    if isinstance(error, BaseExceptionGroup):
-        return next(filter(None, map(interrupt_in, error.exceptions)), None)
-    return error if isinstance(error, KeyboardInterrupt | SystemExit) else None
-
-
-def _essence(error: BaseException) -> BaseException:
-    """The one error inside nested groups of one; transports wrap what they raise in the groups of their own tasks."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 @final
@@ -325,14 +312,14 @@ class Connection:
     def _finish(self, error: BaseException | None) -> None:
         """Books what came of it, last of all."""
         if self.state is State.DIALING:
-            cause = _essence(error) if error is not None else None
+            cause = essence(error) if error is not None else None
             self.listener.dial_failed(self, self._connect_error(cause), cause)
         elif self.live:
             self.listener.died(self)
         elif isinstance(error, Exception) and self.end_reason != "failed":
             # A broken session may well raise on its way out; one that was well may not.
             level = logging.INFO if self.link.is_lost else logging.WARNING
-            what = self.link.mask(repr(_essence(error)))
+            what = self.link.mask(repr(essence(error)))
             logger.log(level, "server %r: leaving its session raised %s", self.name, what)
         self.listener.gone(self)
 
@@ -358,7 +345,7 @@ class Connection:
             self.listener.died(self)
 
     def _on_failing(self, why: BaseException) -> None:
-        if self.state is State.DIALING and not isinstance(why := _essence(why), trio.Cancelled):
+        if self.state is State.DIALING and isinstance(why := essence(why), Exception):
             self.listener.dial_failed(self, self._connect_error(why), why)
 
     def _fields(self) -> dict[str, Any]:

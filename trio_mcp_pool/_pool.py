@@ -22,7 +22,6 @@ from typing import final
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from ._connection import interrupt_in
 from ._core import Core
 from ._entries import Scope
 from ._events import Observer
@@ -32,6 +31,7 @@ from ._servers import Server
 from ._session import Session
 from ._statistics import PoolStatistics
 from ._verbs import Verbs, _Leasing
+from ._wire._bare import interrupt_in
 
 
 def _require_trio(what: str) -> None:

@@ -22,9 +22,9 @@ from mcp import MCPError
 from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
 from trio.lowlevel import disable_ki_protection
 
-from ._connection import interrupt_in
 from ._errors import LeaseEndedError, PoolError, SessionLostError
 from ._lease import Lease
+from ._wire._bare import essence, interrupt_in
 from ._wire._link import Call, current_call
 from ._wire._probe import probe
 
@@ -40,16 +40,6 @@ _NEVER_CACHED = frozenset({"call_tool", "get_prompt", "complete"})
 
 # What a torn-down stream raises where the SDK did not turn it into an error of its own.
 _CLOSED = (anyio.ClosedResourceError, anyio.BrokenResourceError, trio.ClosedResourceError, trio.BrokenResourceError)
-
-
-def _only_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one exception in nested groups of one, else the group. The SDK wraps what a single callback raised."""
-    if (interrupt := interrupt_in(group)) is not None:
-        return interrupt
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error if isinstance(error, Exception) else group
 
 
 @final
@@ -313,7 +303,8 @@ class Session:
             except BaseExceptionGroup as group:
                 if call.failure is not None:
                     raise self._failed(call.failure) from group
-                leaf = _only_leaf(group)
+                # The SDK wraps what a single callback raised.
+                leaf = interrupt_in(group) or essence(group)
                 raise leaf from leaf.__cause__
             except trio.Cancelled:
                 if call.failure is None and connection.live:

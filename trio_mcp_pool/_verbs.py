@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, final
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from ._connection import interrupt_in
 from ._core import Core
 from ._errors import OutcomeUnknownError, PoolError, SessionLostError
 from ._events import CallResent
 from ._lane import Lane
 from ._lease import Lease
 from ._session import Session
+from ._wire._bare import interrupt_in
 
 if TYPE_CHECKING:
     import mcp_types as types

@@ -1,4 +1,4 @@
-"""The one error inside the groups that task groups wrap around it."""
+"""What is in the groups that task groups wrap around exceptions."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import trio
 
 
-def _leaves(exc: BaseException) -> Iterator[BaseException]:
+def leaves(exc: BaseException) -> Iterator[BaseException]:
+    """The exceptions in a group, however deep, or the exception itself where it is no group."""
     if isinstance(exc, BaseExceptionGroup):
         for inner in exc.exceptions:
-            yield from _leaves(inner)
+            yield from leaves(inner)
     else:
         yield exc
 
@@ -21,5 +22,10 @@ def essence(exc: BaseException) -> BaseException:
     Two real errors stay a group: which of them is meant is not for this function to guess. A lone cancellation stays what it
     is, because only its own scope may catch it.
     """
-    leaves = [leaf for leaf in _leaves(exc) if not isinstance(leaf, trio.Cancelled)]
-    return leaves[0] if len(leaves) == 1 else exc
+    errors = [leaf for leaf in leaves(exc) if not isinstance(leaf, trio.Cancelled)]
+    return errors[0] if len(errors) == 1 else exc
+
+
+def interrupt_in(exc: BaseException) -> BaseException | None:
+    """The `KeyboardInterrupt` or `SystemExit` in an exception, however deep it lies in groups."""
+    return next((leaf for leaf in leaves(exc) if isinstance(leaf, KeyboardInterrupt | SystemExit)), None)

@@ -6,19 +6,11 @@ The SDK's transports are nested task groups, so what comes out of them is a grou
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import httpx2
 import mcp
 import trio
 
-
-def _leaves(exc: BaseException) -> Iterator[BaseException]:
-    if isinstance(exc, BaseExceptionGroup):
-        for inner in exc.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield exc
+from ._bare import leaves
 
 
 def _weight(exc: BaseException) -> int:
@@ -37,10 +29,10 @@ def decisive(exc: BaseException) -> BaseException:
     """
     if not isinstance(exc, BaseExceptionGroup):
         return exc
-    leaves = list(_leaves(exc))
-    telling = [leaf for leaf in leaves if not isinstance(leaf, trio.Cancelled)]
+    every = list(leaves(exc))
+    telling = [leaf for leaf in every if not isinstance(leaf, trio.Cancelled)]
     if not telling or any(not isinstance(leaf, Exception) for leaf in telling):
         return exc
-    if len(telling) < len(leaves):
+    if len(telling) < len(every):
         return exc  # a cancelled scope further out must find its own among them
     return max(telling, key=_weight)
