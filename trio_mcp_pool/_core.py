@@ -80,7 +80,6 @@ class Core:
         self.closed: trio.Event = trio.Event()
         self.fatal_error: BaseException | None = None
         self.body_scope: trio.CancelScope = trio.CancelScope()
-        self._opened_at = math.inf
         self._nursery: trio.Nursery | None = None
         self._context = contextvars.copy_context()
         self._count = 0
@@ -97,7 +96,6 @@ class Core:
     def open(self, nursery: trio.Nursery) -> None:
         """Begin: from here on owners run in this nursery."""
         self._nursery = nursery
-        self._opened_at = trio.current_time()
         for entry in self.entries.values():
             self._shared_lane(entry)
 
