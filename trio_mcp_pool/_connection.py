@@ -295,7 +295,7 @@ class Connection:
                 self._probing = True
                 self.asks_at = math.inf
                 with trio.CancelScope() as self._nap:
-                    alive = await probe(client, self.policy.probe_timeout)
+                    alive = await probe(client, self.link, self.policy.probe_timeout)
                 self._probing = False
                 if self.live and not self._nap.cancelled_caught:
                     self.listener.probed(self, alive)

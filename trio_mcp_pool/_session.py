@@ -286,7 +286,7 @@ class Session:
             raise self._gone(False)
         link = connection.link
         with trio.CancelScope() as scope:
-            call = Call(scope)
+            call = Call(scope, link)
             if not link.tells_written:
                 # Such a client may run the whole request in this very task, with no await that yields.
                 await trio.lowlevel.checkpoint()
@@ -339,7 +339,7 @@ class Session:
             # The code alone proves nothing: it also stands for one lost response on a session that is well.
             if not connection.link.is_lost and connection.live and not connection.link.tells_written:
                 client = connection.client
-                if client is not None and not await probe(client, connection.policy.probe_timeout):
+                if client is not None and not await probe(client, connection.link, connection.policy.probe_timeout):
                     connection.link.lost(exc)
             if connection.link.is_lost or not connection.live:
                 return self._gone(call.written)

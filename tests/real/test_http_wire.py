@@ -58,7 +58,7 @@ class Dialled:
 
     async def call(self, tool: str, call: Call | None = None, /, **arguments: Any) -> str:
         """What a session handle does: the text of the result, or the error that the wire left on the call."""
-        call = call or Call(trio.CancelScope())
+        call = call or Call(trio.CancelScope(), self.link)
         token = current_call.set(call)
         try:
             with call.scope:
@@ -128,7 +128,7 @@ async def test_fifty_concurrent_calls_get_their_own_answers(
 ) -> None:
     async with dialled(serve(kind), mode=mode, transport=transport_of(kind)) as connection:
         answers: dict[int, str] = {}
-        calls = [Call(trio.CancelScope()) for _ in range(50)]
+        calls = [Call(trio.CancelScope(), connection.link) for _ in range(50)]
 
         async def one(number: int) -> None:
             answers[number] = await connection.call("echo", calls[number], text=f"text {number}")
@@ -252,7 +252,7 @@ async def test_R11_a_connection_that_breaks_fails_its_own_call_only(plan: raw.Pl
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(other)
-            call = Call(trio.CancelScope())
+            call = Call(trio.CancelScope(), connection.link)
             with pytest.raises(errors.OutcomeUnknownError) as caught:
                 await connection.call("bad", call)
             assert caught.value.server == "srv"
@@ -267,7 +267,7 @@ async def test_R11_a_connection_that_breaks_fails_its_own_call_only(plan: raw.Pl
 async def test_R13_a_refused_connection_is_a_call_that_was_not_sent() -> None:
     async with raw_server(keep_alive=False) as server, dialled(server.url) as connection:
         await server.stop_listening()
-        call = Call(trio.CancelScope())
+        call = Call(trio.CancelScope(), connection.link)
         with pytest.raises(errors.SessionLostError):
             await connection.call("good", call)
         assert not call.written
@@ -287,7 +287,7 @@ async def swallow(connection: Dialled, tool: str, call: Call | None = None) -> N
 async def test_R13_a_call_of_which_only_a_part_was_sent_did_not_run() -> None:
     async with raw_server() as server, dialled(server.url) as connection:
         server.longest_body = 1000
-        call = Call(trio.CancelScope())
+        call = Call(trio.CancelScope(), connection.link)
         with pytest.raises(errors.SessionLostError):
             await connection.call("good", call, text="x" * 20_000_000)
         assert not call.written
@@ -313,7 +313,7 @@ class Slow(httpx2.Auth):
 async def test_R13_a_call_that_was_cut_off_before_its_body_went_out_is_never_sent(how: str) -> None:
     auth = Slow()
     async with raw_server() as server, dialled(server.url, auth=auth) as connection:
-        call = Call(trio.CancelScope())
+        call = Call(trio.CancelScope(), connection.link)
         with trio.CancelScope() as closing:
             async with trio.open_nursery() as nursery:
                 auth.slow = True
@@ -420,7 +420,7 @@ async def test_R13_a_stream_that_breaks_is_taken_up_where_it_broke_off() -> None
         await exchange.chunk(exchange.result_event("resumed", request_ids[0]))
 
     async with raw_server({"bad": interrupted, "GET": get}) as server, dialled(server.url) as connection:
-        call = Call(trio.CancelScope())
+        call = Call(trio.CancelScope(), connection.link)
         assert await connection.call("bad", call) == "resumed"
         assert call.failure is None
         assert server.seen.count("bad") == 1
@@ -455,7 +455,7 @@ async def test_R13_a_session_that_the_server_forgot_is_lost_and_the_call_did_not
     async with raw_server() as server, dialled(server.url) as connection:
         assert await connection.call("good") == "ok"
         server.plans["good"] = plan
-        call = Call(trio.CancelScope())
+        call = Call(trio.CancelScope(), connection.link)
         with pytest.raises(errors.SessionLostError):
             await connection.call("good", call)
         assert not call.written
@@ -470,7 +470,7 @@ async def test_R13_a_session_that_the_server_forgot_is_lost_and_the_call_did_not
 async def test_a_call_whose_first_request_ran_is_never_said_not_to_have() -> None:
     """The SDK asks for the tools after a call of one that it does not know yet."""
     async with raw_server({"tools/list": raw.status(404)}) as server, dialled(server.url) as connection:
-        call = Call(trio.CancelScope())
+        call = Call(trio.CancelScope(), connection.link)
         with pytest.raises(errors.OutcomeUnknownError):
             await connection.call("good", call)
         assert call.written
@@ -597,7 +597,7 @@ async def test_a_refusal_that_the_authentication_mends_is_none() -> None:
         await (raw.ok(exchange) if exchange.headers["authorization"] == "fresh" else exchange.reply(401))
 
     async with raw_server({"guarded": guarded}) as server, dialled(server.url, auth=Refreshing()) as connection:
-        call = Call(trio.CancelScope())
+        call = Call(trio.CancelScope(), connection.link)
         assert await connection.call("guarded", call) == "ok"
         assert call.failure is None
 
@@ -615,7 +615,7 @@ async def test_R11_an_authentication_that_fails_fails_its_own_call_only() -> Non
     auth = Failing()
     async with raw_server() as server, dialled(server.url, auth=auth) as connection:
         auth.broken = True
-        call = Call(trio.CancelScope())
+        call = Call(trio.CancelScope(), connection.link)
         with pytest.raises(errors.AuthenticationError):
             await connection.call("good", call)
         assert not call.written
@@ -764,7 +764,7 @@ async def test_R11_a_failing_post_on_sse_fails_its_own_call_only(
     plan: raw.Plan, kind: type[errors.PoolError], written: bool
 ) -> None:
     async with raw_server(raw.sse_plans({"bad": plan})) as server, SSE(server.url) as connection:
-        call = Call(trio.CancelScope())
+        call = Call(trio.CancelScope(), connection.link)
         with pytest.raises(kind):
             await connection.call("bad", call)
         assert call.written == written
@@ -775,7 +775,7 @@ async def test_R11_a_failing_post_on_sse_fails_its_own_call_only(
 async def test_R13_a_refused_post_on_sse_is_a_call_that_was_not_sent() -> None:
     async with raw_server(raw.sse_plans({}), keep_alive=False) as server, SSE(server.url) as connection:
         await server.stop_listening()
-        call = Call(trio.CancelScope())
+        call = Call(trio.CancelScope(), connection.link)
         with pytest.raises(errors.SessionLostError):
             await connection.call("fine", call)
         assert not call.written
@@ -796,7 +796,7 @@ async def test_R11_a_post_that_hangs_on_sse_holds_up_nobody() -> None:
 
 async def test_a_forgotten_sse_session_is_lost() -> None:
     async with raw_server(raw.sse_plans({"bad": raw.status(404)})) as server, SSE(server.url) as connection:
-        call = Call(trio.CancelScope())
+        call = Call(trio.CancelScope(), connection.link)
         with pytest.raises(errors.SessionLostError):
             await connection.call("bad", call)
         assert not call.written

@@ -200,7 +200,7 @@ async def test_a_crash_under_calls_fails_them_all_and_says_why(either: str) -> N
     async with within(20), wire(either, link) as client:
 
         async def doomed() -> None:
-            call = Call(trio.CancelScope())
+            call = Call(trio.CancelScope(), link)
             current_call.set(call)
             with pytest.raises(mcp.MCPError, match="Connection closed"):
                 await client.call_tool("sleep", {"seconds": 600})
@@ -253,7 +253,7 @@ async def test_a_server_that_stops_reading_holds_nobody_and_is_dead_after_write_
         ends: list[float] = []
 
         async def held(patience: float) -> None:
-            call = Call(trio.CancelScope())
+            call = Call(trio.CancelScope(), link)
             calls.append(call)
             current_call.set(call)
             with trio.move_on_after(patience):
@@ -469,7 +469,7 @@ async def test_the_wire_works_without_the_seam(monkeypatch: pytest.MonkeyPatch, 
     lost = trio.Event()
     link = Link("echo", on_lost=lost.set)
     async with within(20), wire("trio", link, "--era", era) as client:
-        call = Call(trio.CancelScope())
+        call = Call(trio.CancelScope(), link)
         current_call.set(call)
         assert text(await client.call_tool("echo", {"text": "hi"})) == "hi"
         assert call.written

@@ -44,10 +44,10 @@ class Wire:
 
 
 @asynccontextmanager
-async def calling() -> AsyncIterator[Call]:
+async def calling(link: Link) -> AsyncIterator[Call]:
     """A call as the pool makes one."""
     with trio.CancelScope() as scope:
-        call = Call(scope)
+        call = Call(scope, link)
         token = current_call.set(call)
         try:
             yield call
@@ -85,7 +85,7 @@ async def test_a_real_client_speaks_every_verb_with_it(
 ) -> None:
     server = ScriptedServer(mode=mode, eras=eras)
     wire = Wire()
-    async with server._connect(wire.link) as client, calling() as call:
+    async with server._connect(wire.link) as client, calling(wire.link) as call:
         assert client.protocol_version == version
         assert wire.link.phase == "handshake"
         assert not call.written
@@ -251,7 +251,7 @@ async def test_call_gates_change_the_answer_and_nothing_else(mode: str, autojump
         assert (result.is_error, text(result)) == (True, "disk full")
         assert text(await client.call_tool("echo", {"text": "c"})) == "c"
         assert trio.current_time() == 7
-        async with calling() as call:
+        async with calling(wire.link) as call:
             with trio.move_on_after(3) as scope:
                 await client.call_tool("echo", {"text": "d"})
             assert scope.cancelled_caught
@@ -289,13 +289,13 @@ async def test_stream_error_is_death_with_the_request_read(mode: str, autojump_c
     wire.link = Link("scripted", on_lost=lambda: order.append("lost"))
     async with server._connect(wire.link) as client:
         server.gates["stream"] = error(why)
-        async with calling() as call:
+        async with calling(wire.link) as call:
             with pytest.raises(mcp.MCPError) as caught:
                 await client.call_tool("echo", {"text": "a"})
             order.append("caller")
         assert caught.value.code == types.CONNECTION_CLOSED
         assert call.written
-        async with calling() as late:
+        async with calling(wire.link) as late:
             with pytest.raises(mcp.MCPError):
                 await client.call_tool("echo", {"text": "b"})
             assert not late.written
@@ -327,7 +327,7 @@ async def test_stream_never_leaves_the_request_unwritten_and_its_caller_free(
     wire = Wire(write_timeout=10)
     async with server._connect(wire.link) as client:
         server.gates["stream"] = never
-        async with calling() as call:
+        async with calling(wire.link) as call:
             with trio.move_on_after(1):
                 await client.call_tool("echo", {"text": "a"})
             assert trio.current_time() == 1  # and not five seconds later, which the SDK gives its cancel notice
@@ -353,7 +353,7 @@ async def test_R11_no_byte_accepted_for_write_timeout_is_death(
 
         async def caller(delay: float) -> None:
             await trio.sleep(delay)
-            async with calling() as call:
+            async with calling(wire.link) as call:
                 with pytest.raises(mcp.MCPError):
                     await client.call_tool("echo", {"text": "a"})
                 assert not call.written
@@ -465,7 +465,7 @@ async def test_killed_under_calls_no_answer_arrives_and_every_caller_is_told(
     async with server._connect(wire.link) as client, trio.open_nursery() as nursery:
 
         async def caller() -> None:
-            async with calling() as call:
+            async with calling(wire.link) as call:
                 with pytest.raises(mcp.MCPError):
                     await client.call_tool("echo", {"text": "a"})
                 assert call.written
@@ -521,7 +521,7 @@ async def test_once_leaving_nothing_more_is_sent(autojump_clock: trio.testing.Mo
     wire = Wire()
     async with server._connect(wire.link) as client:
         wire.link.leaving = True
-        async with calling() as call:
+        async with calling(wire.link) as call:
             with pytest.raises(mcp.MCPError):
                 await client.call_tool("echo", {"text": "a"})
         assert not call.written

@@ -111,7 +111,7 @@ class Rig:
 
     def start_call(self, method: str = "m", opts: Any = None, params: Any = None) -> Asked:
         """Send a request in a task of its own."""
-        asked = Asked()
+        asked = Asked(self.link)
         self.nursery.start_soon(asked.run, self.dispatcher, method, params, opts)
         return asked
 
@@ -123,9 +123,9 @@ class Rig:
 class Asked:
     """One request on its way: what became of it and when."""
 
-    def __init__(self) -> None:
+    def __init__(self, link: Link) -> None:
         self.scope = trio.CancelScope()
-        self.call = Call(trio.CancelScope())
+        self.call = Call(trio.CancelScope(), link)
         self.result: Any = None
         self.error: BaseException | None = None
         self.done_at: float | None = None

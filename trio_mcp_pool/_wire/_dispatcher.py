@@ -53,7 +53,7 @@ from .._errors import MessageTooLargeError
 from ._channel import BytePipe, Channel, Out
 from ._context import InboundContext
 from ._lines import Line
-from ._link import Link, current_call
+from ._link import Link
 from ._tracing import client_span, tracer_if_configured
 
 logger = logging.getLogger("trio_mcp_pool.wire")
@@ -125,7 +125,7 @@ class Dispatcher:
     ) -> None:
         self.on_stream_exception = on_stream_exception
         """Is told, in a task of its own, of every line that was no message."""
-        self._link = link
+        self.link = link
         self._max_line = max_line
         self.channel: Final = Channel(
             pipe,
@@ -147,7 +147,7 @@ class Dispatcher:
         self._intercept: OnNotifyIntercept | None = None
 
     def __repr__(self) -> str:
-        return f"<Dispatcher of {self._link.server!r}: {len(self._pending)} out, {len(self._in_flight)} in>"
+        return f"<Dispatcher of {self.link.server!r}: {len(self._pending)} out, {len(self._in_flight)} in>"
 
     # Requests.
 
@@ -161,7 +161,7 @@ class Dispatcher:
         use or for what JSON cannot say, `RuntimeError` before `run`. Checkpoints.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self.channel.closed or self._link.leaving:
+        if self.channel.closed or self.link.leaving:
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise _closed()
         if self._nursery is None:
@@ -210,7 +210,7 @@ class Dispatcher:
         data = encode(message)
         try:
             gather = len(self._pending) >= _CROWD
-            pending.out = self.channel.put(data, current_call.get(), pending.written, gather=gather)
+            pending.out = self.channel.put(data, self.link.current_call(), pending.written, gather=gather)
         except trio.ClosedResourceError:
             await trio.lowlevel.cancel_shielded_checkpoint()
             raise _closed() from None
@@ -248,7 +248,7 @@ class Dispatcher:
 
     def _abandoned(self, pending: _Pending, request_id: RequestId, why: str, quietly: bool) -> None:
         """Nobody waits for the answer any more. Tell the server, unless it never heard of the request."""
-        if pending.withdrawn or quietly or self._link.leaving or self.channel.closed:
+        if pending.withdrawn or quietly or self.link.leaving or self.channel.closed:
             return
         notice = {
             "jsonrpc": "2.0",
@@ -258,12 +258,12 @@ class Dispatcher:
         try:
             self.channel.put(encode(notice))
         except trio.ClosedResourceError:
-            logger.debug("server %s: dropped a cancelled notice: connection closed", self._link.server)
+            logger.debug("server %s: dropped a cancelled notice: connection closed", self.link.server)
 
     def _resolve(self, key: RequestId, result: outcome.Outcome[Any]) -> None:
         pending = self._pending.pop(key, None)
         if pending is None or pending.task is None:
-            logger.debug("server %s: dropped a response to an unknown or abandoned id", self._link.server)
+            logger.debug("server %s: dropped a response to an unknown or abandoned id", self.link.server)
             return
         trio.lowlevel.reschedule(pending.task, result)
         pending.task = None
@@ -274,7 +274,7 @@ class Dispatcher:
         message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
         if params is not None:
             message["params"] = params
-        if self._link.leaving:
+        if self.link.leaving:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
         await self._post(encode(message))
@@ -422,8 +422,8 @@ class Dispatcher:
             key = coerce_request_id(from_json(found.group(1)))
             if key in self._pending:
                 error = MessageTooLargeError(
-                    f"server {self._link.server!r} sent an answer of more than {self._max_line} bytes",
-                    server=self._link.server,
+                    f"server {self.link.server!r} sent an answer of more than {self._max_line} bytes",
+                    server=self.link.server,
                     limit=self._max_line,
                 )
                 self._resolve(key, outcome.Error(error))
@@ -432,11 +432,11 @@ class Dispatcher:
 
     def _report(self, what: str, line: Line) -> None:
         """Say that a line was no message, without showing more of it than a glance needs."""
-        shown = self._link.mask(bytes(line[: 4 * _SHOWN]).decode("utf-8", "replace"))[:_SHOWN]
+        shown = self.link.mask(bytes(line[: 4 * _SHOWN]).decode("utf-8", "replace"))[:_SHOWN]
         if self.on_stream_exception is None:
-            logger.warning("server %s: %s: %r", self._link.server, what, shown)
+            logger.warning("server %s: %s: %r", self.link.server, what, shown)
         else:
-            logger.debug("server %s: %s: %r", self._link.server, what, shown)
+            logger.debug("server %s: %s: %r", self.link.server, what, shown)
             self._spawn(self._observe, self.on_stream_exception, ValueError(f"{what}: {shown!r}"))
 
     # What runs in tasks of its own.
@@ -474,7 +474,7 @@ class Dispatcher:
         except Exception as exc:
             known = handler_exception_to_error_data(exc)
             if known is None:
-                logger.exception("server %s: the handler of %r raised", self._link.server, method)
+                logger.exception("server %s: the handler of %r raised", self.link.server, method)
                 error = INTERNAL_ERROR, "The client's handler failed", None
             else:
                 error = known.code, known.message, known.data
@@ -489,10 +489,10 @@ class Dispatcher:
             try:
                 data = encode({"jsonrpc": "2.0", "id": request_id, "result": result})
             except ValueError:
-                logger.exception("server %s: the result of %r is not JSON", self._link.server, method)
+                logger.exception("server %s: the result of %r is not JSON", self.link.server, method)
                 error = INTERNAL_ERROR, "The client's handler gave a result that is not JSON", None
             else:
-                if not self._link.leaving:
+                if not self.link.leaving:
                     await self._post(data)
         if error is not None:
             await self._answer_error(request_id, *error)
@@ -501,7 +501,7 @@ class Dispatcher:
         error: dict[str, Any] = {"code": code, "message": message}
         if data is not None:
             error["data"] = data
-        if not self._link.leaving:
+        if not self.link.leaving:
             try:
                 line = encode({"jsonrpc": "2.0", "id": request_id, "error": error})
             except ValueError:
@@ -513,7 +513,7 @@ class Dispatcher:
         try:
             await self._on_notify(InboundContext(self, None, None), method, params)
         except Exception:
-            logger.exception("server %s: the handler of notification %r raised", self._link.server, method)
+            logger.exception("server %s: the handler of notification %r raised", self.link.server, method)
 
     async def _deliver_progress(self, pending: _Pending, on_progress: ProgressFnT) -> None:
         try:
@@ -521,7 +521,7 @@ class Dispatcher:
                 try:
                     await on_progress(*pending.progress.pop(0))
                 except Exception:
-                    logger.exception("server %s: a progress callback raised", self._link.server)
+                    logger.exception("server %s: a progress callback raised", self.link.server)
         finally:
             pending.delivering = False
 
@@ -529,7 +529,7 @@ class Dispatcher:
         try:
             await observer(exc)
         except Exception:
-            logger.exception("server %s: the observer of bad lines raised", self._link.server)
+            logger.exception("server %s: the observer of bad lines raised", self.link.server)
 
     # Life.
 

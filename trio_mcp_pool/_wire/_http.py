@@ -43,7 +43,7 @@ async def connect_http(
     """
     url, auth = _without_credentials(url, auth)
     # The dial is a call of its own, so that what its requests run into is recorded like any other call's.
-    dial = Call(trio.CancelScope())
+    dial = Call(trio.CancelScope(), link)
     http = WireClient(link, dial, headers=headers, auth=auth, limit=max_sse_event_size, over_stream=transport == "sse")
     # Structurally a Transport; the SDK names its streams by concrete classes.
     streams: Any = HttpTransport(link, http, url, transport, max_sse_event_size)

@@ -31,7 +31,7 @@ from ._http_answers import (
 )
 from ._http_events import AnswerStream
 from ._http_flight import ABANDONED, CutOff, Flight, FlightBody, current_message
-from ._link import Call, current_call
+from ._link import Call
 
 if TYPE_CHECKING:
     from ._http_client import WireClient
@@ -52,7 +52,12 @@ class RequestSender:
         http = self._http
         if not http.ready:
             http.dial_trouble = None
-        flight = Flight(http.link, current_call.get() or Call(trio.CancelScope()), request_id, dialling=not http.ready)
+        flight = Flight(
+            http.link,
+            http.link.current_call() or Call(trio.CancelScope(), http.link),
+            request_id,
+            dialling=not http.ready,
+        )
         request.stream = FlightBody(request, flight)
         self._flights[request_id] = flight
         if http.over_stream:

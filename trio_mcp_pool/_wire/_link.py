@@ -30,11 +30,13 @@ _SHORTEST_SECRET = 4
 class Call:
     """One verb of one caller, as the wire sees it."""
 
-    __slots__ = ("failure", "scope", "written")
+    __slots__ = ("failure", "link", "scope", "written")
 
-    def __init__(self, scope: trio.CancelScope) -> None:
+    def __init__(self, scope: trio.CancelScope, link: Link) -> None:
         self.scope = scope
         """Cancelled when the connection closes under the call."""
+        self.link = link
+        """The connection that carries it."""
         self.written = False
         """Whether any request of this call was written. While it is `False`, nothing can have run."""
         self.failure: PoolError | None = None
@@ -48,7 +50,8 @@ class Call:
 
 
 current_call: ContextVar[Call | None] = ContextVar("trio_mcp_pool_call", default=None)
-"""The call on whose behalf the current task sends."""
+"""The call on whose behalf the current task runs. Read it through `Link.current_call`: a handler that runs for one
+connection's call may itself use another connection."""
 
 
 @final
@@ -61,6 +64,7 @@ class Link:
         *,
         on_lost: Callable[[], None] = lambda: None,
         on_failing: Callable[[BaseException], None] = lambda _: None,
+        on_undecided: Callable[[], None] = lambda: None,
         connect_timeout: float = math.inf,
         close_timeout: float = 10,
         write_timeout: float = math.inf,
@@ -99,6 +103,7 @@ class Link:
         """Whether the session is gone."""
         self._on_lost = on_lost
         self._on_failing = on_failing
+        self._on_undecided = on_undecided
         self._stderr = b""
         self._secrets: tuple[str, ...] = ()
 
@@ -116,6 +121,16 @@ class Link:
         """The dial has failed with `why` and only cleaning up remains, which may take a while. The owner tells those who
         wait without waiting for that."""
         self._on_failing(why)
+
+    def undecided(self) -> None:
+        """Neither life nor death can be told from what the server answers. A handshake beside this session decides (R11)."""
+        if not self.is_lost and not self.leaving:
+            self._on_undecided()
+
+    def current_call(self) -> Call | None:
+        """The call on whose behalf the current task runs, where it goes through this connection."""
+        call = current_call.get()
+        return call if call is not None and call.link is self else None
 
     def heard(self) -> None:
         """Bytes arrived from the server."""

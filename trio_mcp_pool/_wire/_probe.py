@@ -11,13 +11,13 @@ import trio
 from mcp import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-from ._link import Call, current_call
+from ._link import Call, Link, current_call
 
 
-async def probe(client: mcp.Client, timeout: float) -> bool:
+async def probe(client: mcp.Client, link: Link, timeout: float) -> bool:
     """Whether the server answers anything within `timeout` seconds. An error is an answer, unless the wire made it."""
     with trio.move_on_after(timeout) as scope:
-        call = Call(scope)
+        call = Call(scope, link)
         token = current_call.set(call)
         try:
             if client.protocol_version in MODERN_PROTOCOL_VERSIONS:

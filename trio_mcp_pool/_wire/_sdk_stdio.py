@@ -25,7 +25,7 @@ from mcp_types import JSONRPCNotification, JSONRPCRequest
 
 from ._bare import essence
 from ._descendants import MARKER, group_members, marked_processes, report_escaped, status_unreaped, wait_gone
-from ._link import Link, current_call
+from ._link import Link
 from ._stderr import Stderr
 
 _NOTICE: Final = 0.05
@@ -94,7 +94,7 @@ class _Writing:
             with trio.move_on_after(_NOTICE):
                 await self._inner.send(item)
             return
-        call = current_call.get() if isinstance(message, JSONRPCRequest) else None
+        call = self._link.current_call() if isinstance(message, JSONRPCRequest) else None
         # The SDK takes a message when the one before it is in the pipe. It would wait for ever for a child that reads nothing.
         with trio.move_on_after(self._link.write_timeout):
             try:

@@ -22,7 +22,6 @@ from mcp_types import JSONRPCRequest, jsonrpc_message_adapter
 from ._channel import Out
 from ._dispatcher import Dispatcher
 from ._lines import Line
-from ._link import current_call
 
 logger = logging.getLogger("trio_mcp_pool.wire")
 
@@ -122,7 +121,7 @@ class _Writing(_Stream):
         self._dispatcher = dispatcher
 
     async def send(self, item: SessionMessage, /) -> None:
-        call = current_call.get() if isinstance(item.message, JSONRPCRequest) else None
+        call = self._dispatcher.link.current_call() if isinstance(item.message, JSONRPCRequest) else None
         data = item.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n"
         channel = self._dispatcher.channel
         task = trio.lowlevel.current_task()

@@ -108,7 +108,7 @@ class _Writer:
         if self._closed or link.is_lost or link.leaving:
             raise anyio.ClosedResourceError
         self._check()
-        call = current_call.get() if isinstance(item.message, types.JSONRPCRequest) else None
+        call = link.current_call() if isinstance(item.message, types.JSONRPCRequest) else None
         offer = Offer(message, lambda: _written(call))
         peer.offer(offer)
         if message.get("method") == "notifications/cancelled":
