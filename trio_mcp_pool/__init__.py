@@ -4,6 +4,8 @@ from ._errors import AcquireTimeoutError as AcquireTimeoutError
 from ._errors import AuthenticationError as AuthenticationError
 from ._errors import ConnectError as ConnectError
 from ._errors import HttpStatusError as HttpStatusError
+from ._errors import InvalidArgumentsError as InvalidArgumentsError
+from ._errors import InvalidResultError as InvalidResultError
 from ._errors import LeaseEndedError as LeaseEndedError
 from ._errors import MessageTooLargeError as MessageTooLargeError
 from ._errors import OutcomeUnknownError as OutcomeUnknownError
@@ -11,8 +13,10 @@ from ._errors import PoolClosedError as PoolClosedError
 from ._errors import PoolError as PoolError
 from ._errors import ServerUnavailableError as ServerUnavailableError
 from ._errors import SessionLostError as SessionLostError
+from ._errors import ToolDeniedError as ToolDeniedError
 from ._errors import TooManyWaitersError as TooManyWaitersError
 from ._errors import UnknownServerError as UnknownServerError
+from ._errors import UnknownToolError as UnknownToolError
 from ._events import AcquireFailed as AcquireFailed
 from ._events import CallResent as CallResent
 from ._events import ConnectionEvent as ConnectionEvent

@@ -1,8 +1,11 @@
 """What an observer is told.
 
-An observer is any object with one synchronous method, `event(e)`. Events are frozen values; they are handed out after the
-step that caused them, in order, in whichever task made the step, so an observer must be quick and must not block. One that
-raises is logged and skipped. No event holds a secret (R16).
+An observer is any object with one synchronous method, `event(e)`. Events are frozen values. They are told after the step that
+caused them, when no step is under way, from one queue of the pool and so in the same order to every observer (R17). Telling
+them inside the step would let an observer that calls the pool see, and change, a state that is half made.
+
+Up to 100 events at a time are told inline, in the task whose step caused them; the rest by a task of the pool. So an observer
+must be quick and must not block. One that raises an `Exception` is logged and skipped. No event holds a secret (R16).
 """
 
 from __future__ import annotations
@@ -18,10 +21,10 @@ CloseReason: TypeAlias = Literal["idle", "lifetime", "drained", "broken", "shutd
 
 
 class Observer(Protocol):
-    """Something that wants to know what a pool does."""
+    """Something that is told what a pool does."""
 
     def event(self, e: Event, /) -> None:
-        """Called synchronously after every step that caused `e`."""
+        """Called synchronously, after the step that caused `e`. May call the pool's synchronous methods."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +50,13 @@ class ConnectionEvent(Event):
 @final
 @dataclass(frozen=True, kw_only=True)
 class DialStarted(ConnectionEvent):
-    """A dial was started, or has taken its place in the queue of `max_connecting`."""
+    """A dial was started, or is queued behind `max_connecting` others."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class DialFailed(ConnectionEvent):
-    """A dial failed. What it left may still be being cleaned up."""
+    """A dial failed. Its clean-up may still be running."""
 
     error: ConnectError
     seconds: float
@@ -83,10 +86,10 @@ class SessionDied(ConnectionEvent):
 @final
 @dataclass(frozen=True, kw_only=True)
 class SessionClosed(ConnectionEvent):
-    """A connection is really gone: its tasks, its descriptors, its process."""
+    """A connection has gone: its tasks, its file descriptors and its process have ended."""
 
     reason: CloseReason | Literal["failed"]
-    """Why; `failed` where the dial had failed."""
+    """Why; `"failed"` where the dial failed."""
     age: float
     """Seconds for which the session was open; 0 where it never was."""
     seconds: float
@@ -96,24 +99,24 @@ class SessionClosed(ConnectionEvent):
     killed: tuple[int, ...] = ()
     """Process ids that had to be killed."""
     left_behind: tuple[int, ...] = ()
-    """Process ids that escaped and still run."""
+    """Process ids that escaped the process group and still run."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class WaitStarted(Event):
-    """A caller found no session free and began to wait. `LeaseStarted` or `AcquireFailed` with `queued` ends it."""
+    """No session was free and a caller started to wait. `LeaseStarted` or `AcquireFailed` with `queued` ends the wait."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class LeaseStarted(ConnectionEvent):
-    """A caller received a session."""
+    """A caller was given a session."""
 
     waited: float
     """Seconds that it waited."""
     queued: bool
-    """Whether it had to wait at all."""
+    """Whether it had to wait."""
 
 
 @final
@@ -122,7 +125,7 @@ class LeaseEnded(ConnectionEvent):
     """A caller gave a session back, or lost it."""
 
     used: float
-    """Seconds that it held it."""
+    """Seconds that the caller held it."""
 
 
 @final
@@ -134,7 +137,7 @@ class AcquireFailed(Event):
     waited: float
     """Seconds that it waited."""
     queued: bool
-    """Whether it had begun to wait."""
+    """Whether it had started to wait."""
 
 
 @final
@@ -156,4 +159,4 @@ class PoolClosed(Event):
     killed: tuple[int, ...] = ()
     """Process ids that had to be killed."""
     left_behind: tuple[int, ...] = ()
-    """Process ids that escaped and still run."""
+    """Process ids that escaped the process group and still run."""

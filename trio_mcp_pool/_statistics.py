@@ -1,27 +1,31 @@
 """What a pool knows about itself, as numbers.
 
-A *gauge* is how things stand at this moment; a *counter* only ever grows. After every step of every lane the books balance
+A *gauge* is how things stand at this moment; a *counter* only ever grows. After every step the books balance
 (R10): `size == sessions_idle + sessions_in_use + sessions_connecting + sessions_closing` and
 `connects == connects_failed + size + closed_idle + closed_lifetime + closed_drained + closed_broken + closed_shutdown`.
-A server's numbers are sums over its lanes (one for the shared sessions, one for each scope), and the pool's are sums over
-its servers; so `max_sessions` of a server with three open scopes is the sum of four limits. Only the two peaks are no
+A server's numbers are sums over its lanes (one for each scope, and one for the sessions outside of scopes), and the pool's are
+sums over its servers; so `max_sessions` of a server with three open scopes is the sum of four limits. Only the two peaks are no
 sums: each is the largest number seen at one moment. Lanes that have been forgotten keep their counters in the sums.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import final
+from typing import Literal, TypeAlias, final
+
+ServerState: TypeAlias = Literal["cold", "connecting", "ready", "backoff", "removed"]
+"""How a server stands, see `ServerStatistics.state`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Numbers:
     min_sessions: int = 0
-    """Gauge: sessions that the policy keeps open unasked."""
+    """Gauge: sessions that the policy keeps open when idle."""
     max_sessions: int = 0
-    """Gauge: sessions that the policy allows. After a change to fewer, those that were allowed before count until they have
-    gone."""
+    """Gauge: sessions that the policy allows. While sessions are replaced there may be up to `max_overlap` more in each lane;
+    after a change to fewer, those that were allowed before count until they have gone."""
     size: int = 0
     """Gauge: connections that exist in any state; each counts until it has really gone (R9)."""
     sessions_idle: int = 0
@@ -78,7 +82,16 @@ class _Numbers:
 @final
 @dataclass(frozen=True, kw_only=True)
 class ServerStatistics(_Numbers):
-    """The numbers of one server: the sums over its lanes."""
+    """How one server stands, and its numbers: the sums over its lanes."""
+
+    state: ServerState = "cold"
+    """Gauge: `"ready"`, it has a session that can be leased or is on lease; `"connecting"`, it has none, and one is being
+    dialled; `"backoff"`, it has none, the last dial failed, and none is made before `retry_at`; `"removed"`, the pool no
+    longer has it; `"cold"`, none of these, so the next caller has it dialled. Default `"cold"`."""
+    last_error: Exception | None = None
+    """The `ConnectError` of the last failed dial; `None` where no dial has failed since the server last answered."""
+    retry_at: float = -math.inf
+    """When its backoff ends, in seconds on Trio's clock (`trio.current_time()`); `-inf` where it is in none."""
 
 
 @final

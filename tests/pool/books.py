@@ -41,7 +41,7 @@ GAUGES = (
 
 
 def _balance(name: str, n: PoolStatistics | ServerStatistics) -> None:
-    for field in dataclasses.fields(n):
+    for field in dataclasses.fields(PoolStatistics):  # which a server's numbers share
         if field.name != "servers":
             assert getattr(n, field.name) >= 0, f"{name}: {field.name} is negative"
     parts = n.sessions_idle + n.sessions_in_use + n.sessions_connecting + n.sessions_closing

@@ -77,6 +77,50 @@ VALUES: list[Case] = [
         (policy(**{name: 0}), ValueError, rf"PoolPolicy\.{name} must be greater than 0, not 0")
         for name in ("max_lifetime", "connect_timeout", "write_timeout", "probe_timeout", "probe_interval")
     ],
+    *[
+        (
+            policy(**{name: None}),
+            TypeError,
+            rf"PoolPolicy\.{name} must be a number, not None; use math\.inf for no limit",
+        )
+        for name in (
+            "idle_timeout",
+            "max_lifetime",
+            "connect_timeout",
+            "acquire_timeout",
+            "drain_timeout",
+            "write_timeout",
+        )
+    ],
+    (policy(close_timeout=None), TypeError, r"PoolPolicy\.close_timeout must be a number, not None$"),
+    (
+        policy(close_timeout=10**400),
+        ValueError,
+        r"PoolPolicy\.close_timeout must .* fit a float, not an int of 1329 bits$",
+    ),
+    (policy(idle_timeout=10**5000), ValueError, r"PoolPolicy\.idle_timeout must .* bits; use math\.inf for no limit"),
+    (policy(idle_timeout=-(10**5000)), ValueError, r"PoolPolicy\.idle_timeout must .* not an int of \d+ bits$"),
+    (
+        policy(max_sessions=10**5000),
+        ValueError,
+        r"PoolPolicy\.max_sessions must be at most \d+, not an int of \d+ bits",
+    ),
+    (
+        policy(max_sessions=-(10**5000)),
+        ValueError,
+        r"PoolPolicy\.max_sessions must be at least 1, not an int of \d+ bits",
+    ),
+    (policy(max_sessions=None), TypeError, r"PoolPolicy\.max_sessions must be a whole number, not None"),
+    (policy(max_overlap=-1), ValueError, r"PoolPolicy\.max_overlap must be at least 0, not -1"),
+    (policy(max_overlap=None), TypeError, r"PoolPolicy\.max_overlap must be a whole number, not None"),
+    (policy(timeout=5), TypeError, r"PoolPolicy takes no timeout: .* `with trio\.move_on_after\(5\): "),
+    (
+        policy(read_timeout="5 s"),
+        TypeError,
+        r"PoolPolicy takes no read_timeout: .* `with trio\.move_on_after\(seconds\): ",
+    ),
+    (backoff(timeout=2.5), TypeError, r"Backoff takes no timeout: .* `with trio\.move_on_after\(2\.5\): "),
+    (backoff(cap=10**400), ValueError, r"Backoff\.cap must be greater than 0 and fit a float, not an int of 1329 bits"),
     (policy(idle_timeout=math.nan), ValueError, r"PoolPolicy\.idle_timeout must be at least 0, not nan"),
     (policy(idle_timeout=True), TypeError, r"PoolPolicy\.idle_timeout must be a number, not bool"),
     (policy(close_timeout=math.inf), ValueError, r"PoolPolicy\.close_timeout must be at least 0 and finite, not inf"),

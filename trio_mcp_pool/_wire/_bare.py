@@ -1,31 +1,9 @@
-"""What is in the groups that task groups wrap around exceptions."""
+"""The former place of `_groups.py`; goes when nobody imports it any more."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from .._groups import interrupt_in as interrupt_in
+from .._groups import leaves as leaves
+from .._groups import sole_error
 
-import trio
-
-
-def leaves(exc: BaseException) -> Iterator[BaseException]:
-    """The exceptions in a group, however deep, or the exception itself where it is no group."""
-    if isinstance(exc, BaseExceptionGroup):
-        for inner in exc.exceptions:
-            yield from leaves(inner)
-    else:
-        yield exc
-
-
-def essence(exc: BaseException) -> BaseException:
-    """The only error in a group, where there is exactly one beside cancellations; otherwise `exc` itself.
-
-    Two real errors stay a group: which of them is meant is not for this function to guess. A lone cancellation stays what it
-    is, because only its own scope may catch it.
-    """
-    errors = [leaf for leaf in leaves(exc) if not isinstance(leaf, trio.Cancelled)]
-    return errors[0] if len(errors) == 1 else exc
-
-
-def interrupt_in(exc: BaseException) -> BaseException | None:
-    """The `KeyboardInterrupt` or `SystemExit` in an exception, however deep it lies in groups."""
-    return next((leaf for leaf in leaves(exc) if isinstance(leaf, KeyboardInterrupt | SystemExit)), None)
+essence = sole_error

@@ -14,9 +14,9 @@ has no words for: that its last byte was accepted by the operating system, and w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from contextvars import ContextVar
-from typing import final
+from typing import Any, final
 
 import trio
 
@@ -72,6 +72,12 @@ class Link:
     ) -> None:
         self.server = server
         """The server's name in the pool, for errors and log lines."""
+        self.scope: Hashable = None
+        """The scope's key; `None` for sessions outside of scopes. Set by the owner before the dial, as is `attempt`."""
+        self.attempt: int = 1
+        """The number of this dial among consecutive dials of the server that failed, from 1."""
+        self.on_message: Callable[[Any], None] | None = None
+        """Told of every message that the client's `message_handler` is, before it. Synchronous; must not raise."""
         self.connect_timeout = connect_timeout
         self.close_timeout = close_timeout
         """Seconds that leaving the wire may take."""

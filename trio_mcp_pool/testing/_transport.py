@@ -21,7 +21,7 @@ import trio
 from mcp.shared.message import SessionMessage
 
 from .._wire._bare import essence
-from .._wire._link import Call, Link, current_call
+from .._wire._link import Call, Link
 from ._gates import GateTable
 from ._peer import Offer, Peer
 
