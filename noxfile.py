@@ -16,7 +16,7 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 
 # Of flake8-async: mistakes with scopes, nurseries and timeouts; 300 a task that nobody keeps; 900 a yield inside a scope of
 # an async generator; 913 an endless loop that cannot be cancelled. 910 and 911, a way through without a checkpoint, are not
-# asked: inside the house that is nothing unusual, and the tests hold the public verbs to R17.
+# enabled: inside the package that is usual, and the tests hold the public verbs to R17.
 FLAKE8_ASYNC = (
     "ASYNC100,ASYNC101,ASYNC105,ASYNC111,ASYNC112,ASYNC113,ASYNC116,ASYNC119,ASYNC122,ASYNC123,ASYNC128,ASYNC300,"
     "ASYNC900,ASYNC913"
@@ -48,6 +48,20 @@ def tests_lowest(session: nox.Session) -> None:
 
 
 @nox.session
+def exhaustive(session: nox.Session) -> None:
+    """The products of all combinations: gates, moments of cancelling and closing, seeds. Arguments go to pytest."""
+    session.install("-e", ".", *group("test"))
+    session.run("pytest", "-m", "exhaustive", *session.posargs)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Single-line mutations of the core against its quick tests. Arguments as for `python -m tests.mutants`."""
+    session.install("-e", ".", *group("test"), *group("mutants"))
+    session.run("python", "-m", "tests.mutants", *session.posargs)
+
+
+@nox.session
 def coverage(session: nox.Session) -> None:
     """The tests with branch coverage of the package and of the tests."""
     session.install("-e", ".", *group("test"))
@@ -61,7 +75,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     # The generators behind these are context managers: a yield inside their scopes is what they are for.
-    decorators = "--transform-async-generator-decorators=asynccontextmanager,fixture"
+    decorators = "--transform-async-generator-decorators=asynccontextmanager,fixture,block"
     modules = sorted(map(str, Path("trio_mcp_pool").rglob("*.py")))
     checked = {
         FLAKE8_ASYNC: modules,

@@ -11,8 +11,12 @@ from pathlib import Path
 import trio
 
 from . import picture, report
-from .contests import CONTESTS, Plan
+from .contests import CONTESTS as CALLS_AND_LEASES
+from .contests import Plan
+from .growth import growth
 from .measure import Row
+
+CONTESTS = {**CALLS_AND_LEASES, "growth": growth}
 
 
 async def run(names: Sequence[str], plan: Plan) -> list[Row]:

@@ -40,7 +40,7 @@ async def main() -> None:
             except UnknownServerError as error:
                 print("removed:", error)
 
-            # The same description under the same name is left alone; this one differs in its environment.
+            # The same description under the same name keeps its sessions; this one differs in its environment.
             await pool.reconfigure({"steady": StdioServer(command, arguments, env={"GENERATION": "2"})})
             try:
                 await pool.call_tool("old", "echo", {"text": "hello?"})

@@ -63,10 +63,24 @@ def test_the_reference_has_an_entry_for_each_name_of_the_testing_kit(name: str) 
 
 
 VERBS = [n for n in vars(trio_mcp_pool.Pool) if not n.startswith("_")]
-OPTIONS = ["max_line", "max_sse_event_size", "trusted", "wire", "transport", "headers", "env", "auth"]
+OPTIONS = [
+    *[
+        "max_message",
+        "max_values",
+        "max_connections",
+        "trusted",
+        "wire",
+        "transport",
+        "headers",
+        "env",
+        "auth",
+        "ssl_context",
+    ],
+    *["proxy", "stderr", "configure"],
+]
 
 
 @pytest.mark.parametrize("name", [*VERBS, *OPTIONS, "open_pool", "serve_pool", "wait_ready", "call_tool"])
-def test_the_guide_speaks_of_each_thing_that_a_program_can_ask_of_a_pool(name: str) -> None:
+def test_the_guide_mentions_everything_that_a_program_can_call(name: str) -> None:
     pages = [DOCS / "tutorial.md", *(DOCS / "guide").glob("*.md")]
     assert any(re.search(rf"\b{name}\b", page.read_text()) for page in pages)

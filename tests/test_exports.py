@@ -1,9 +1,10 @@
-"""The house: what is public, that it is documented and final, and that imports go only down the stairs."""
+"""The house: what is public, that it is documented and final, and that imports only go down it."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
+import graphlib
 import importlib
 import inspect
 import pkgutil
@@ -19,86 +20,122 @@ VALUES = {name: value for name in PUBLIC if inspect.isclass(value := getattr(tri
 # Made to be subclassed: bases of the public surface, and protocols.
 OPEN = {"PoolError", "ConnectError", "Server", "Observer", "Event", "ConnectionEvent"}
 
-# The rooms, from the top of the house to the bottom; a module may import from its own room and from those below. The
-# modules of one room may not be confused with its neighbours, so each room is a set of names.
-ROOMS: list[set[str]] = [
+# The house of DESIGN section 6, from the top. A module may import from its own room and from the floors below. The rooms of
+# one floor do not know each other.
+HOUSE: list[set[str]] = [
     {"cli"},
     {"gateway"},
-    {"catalog"},
-    {"config"},
-    {"testing"},
-    {"_telemetry"},
+    {"temporal", "bridge", "config"},
     {"_pool"},
-    {"_verbs"},
-    {"_session"},
-    {"_core", "_entries"},
-    {"_lane"},
-    {"_matcher", "_lease", "_health", "_books"},
+    {"catalog"},
+    {"_verbs", "_session"},
+    {"_call"},
+    {"_core"},
+    {"_lanes"},
     {"_connection"},
     {"_servers"},
     {"_wire"},
+    {"_telemetry"},
     {"_events"},
     {"_errors"},
-    {"_policy", "_statistics", "_groups"},
-    {"_arguments"},
+    {"_statistics", "_policy", "_groups"},
+    {"_arguments", "_blocks"},
 ]
+# Inside of `_wire`: the transports, then what they share.
+WIRE: list[set[str]] = [{"http", "stdio"}, {"jsonrpc", "_probe", "_tool_call"}, {"_listing", "_seam"}, {"_link"}]
+ABOVE_THE_POOL = {name for floor in HOUSE[:3] for name in floor}
+# Beside the house: it may use what a kind of server is made of, and nobody in the house uses it.
+BESIDE = "testing"
+BESIDE_USES = {"testing", "_servers", "_wire", "_policy", "_groups", "_arguments"}
+PUBLIC_SURFACE = ""
 
 
-def room(module: str) -> int:
-    """How far down the house a module lives."""
-    top = module.split(".")[0]
-    for floor, names in enumerate(ROOMS):
-        if top in names:
-            return floor
-    raise AssertionError(f"{module} lives in no room: put it on the list")
+def floor_of(room: str, house: list[set[str]]) -> int:
+    """How far down a room is."""
+    for number, rooms in enumerate(house):
+        if room in rooms:
+            return number
+    raise AssertionError(f"{room} is no room of the house: put it on the list")
+
+
+def may_import(room: str, other: str, house: list[set[str]]) -> bool:
+    return room == other or floor_of(room, house) < floor_of(other, house)
 
 
 def modules() -> list[Path]:
     return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE)
 
 
+def module_name(path: Path) -> str:
+    """Its dotted name without the package's own; empty for the package itself."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path) for path in PACKAGE.rglob("*.py")}
+
+
 def imported(path: Path) -> set[str]:
-    """The modules of this package that one module imports when it runs, as dotted names without the package's own."""
-    here = list(path.relative_to(PACKAGE.parent).with_suffix("").parts)
-    if here[-1] == "__init__":
-        here.pop()
-        package = here
-    else:
-        package = here[:-1]
+    """The modules of this package that one module imports, for type checkers only and inside of functions included."""
+    package = path.parent.relative_to(PACKAGE).parts
     found: set[str] = set()
-    hidden: set[ast.AST] = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            hidden.update(inner for child in node.body for inner in ast.walk(child))
-    for node in ast.walk(ast.parse(path.read_text())):
-        if any(ast.dump(node, include_attributes=True) == ast.dump(h, include_attributes=True) for h in hidden):
-            continue
         if isinstance(node, ast.ImportFrom) and node.level:
-            base = package[: len(package) - node.level + 1] + (node.module.split(".") if node.module else [])
-            if len(base) > 1:
-                found.add(".".join(base[1:]))
-            else:
-                found.update(alias.name for alias in node.names if (PACKAGE / f"{alias.name}.py").exists())
+            base = ".".join([*package[: len(package) - node.level + 1], *([node.module] if node.module else [])])
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == PACKAGE.name:
-            found.add(".".join(node.module.split(".")[1:]) or "__init__")
+            base = node.module.partition(".")[2]
+        else:
+            if isinstance(node, ast.Import):
+                assert all(alias.name.split(".")[0] != PACKAGE.name for alias in node.names), path
+            continue
+        assert base in MODULES, f"{path}: {base}"
+        submodules = {name for alias in node.names if (name := f"{base}.{alias.name}".lstrip(".")) in MODULES}
+        found |= submodules
+        if len(submodules) < len(node.names):
+            found.add(base)
     return found
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_go_only_down_the_house(path: Path) -> None:
-    name = path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".")
-    mine = room(name)
+    name = module_name(path)
+    room = name.split(".")[0]
     for other in imported(path):
-        if other == "__init__":
-            # The public surface: for those who stand above or beside the house.
-            assert name.split(".")[0] in ("cli", "catalog", "config", "gateway", "testing", "_telemetry"), name
+        its_room = other.split(".")[0]
+        if room == BESIDE:
+            assert its_room in BESIDE_USES, f"{name} imports {other}"
+        elif room in ABOVE_THE_POOL and other in (PUBLIC_SURFACE, BESIDE):
+            continue
+        elif room in ABOVE_THE_POOL:
+            assert its_room in ABOVE_THE_POOL, f"{name} imports {other}, and not from the public surface"
+            assert may_import(room, its_room, HOUSE), f"{name} imports {other}, which is not below it"
         else:
-            assert room(other) >= mine, f"{name} imports {other}, which lives above it"
+            assert its_room != BESIDE, f"{name} imports {other}, which is for tests"
+            assert may_import(room, its_room, HOUSE), f"{name} imports {other}, which is not below it"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "_wire").rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_only_down_inside_the_wire(path: Path) -> None:
+    room = module_name(path).partition(".")[2].split(".")[0]
+    for other in imported(path):
+        if other.startswith("_wire.") and room:
+            assert may_import(room, other.split(".")[1], WIRE), f"{path} imports {other}, which is not below it"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    arrows = {module_name(path): imported(path) for path in modules()}
+    graphlib.TopologicalSorter(arrows).prepare()  # or it raises `CycleError` with the circle in it
+
+
+def test_every_room_is_on_the_list_and_on_one_floor() -> None:
+    rooms = [name.split(".")[0] for name in MODULES if name]
+    assert {room for room in rooms if room != BESIDE} <= set().union(*HOUSE)
+    assert sum(map(len, HOUSE)) == len(set().union(*HOUSE))
 
 
 def test_modules_are_private_unless_the_house_says_otherwise() -> None:
     public = {info.name for info in pkgutil.iter_modules([str(PACKAGE)]) if not info.name.startswith("_")}
-    assert public <= {"cli", "gateway", "catalog", "config", "testing"}
+    assert public <= {"cli", "gateway", "catalog", "config", "temporal", "bridge", "testing"}
 
 
 def test_every_public_name_says_that_it_lives_in_the_package() -> None:

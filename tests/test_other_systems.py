@@ -14,7 +14,7 @@ import mcp
 import pytest
 
 from trio_mcp_pool import ConnectError, StdioServer, _servers, open_pool
-from trio_mcp_pool._wire import _sdk_stdio
+from trio_mcp_pool._wire.stdio import _sdk
 
 # The libraries below are imported first: what they need is theirs to find out.
 WITHOUT_POSIX = """
@@ -33,7 +33,8 @@ for name in ("SIGKILL", "SIGSTOP", "SIGCONT", "SIGHUP"):
 sys.platform = "win32"
 
 import trio_mcp_pool, trio_mcp_pool.testing, trio_mcp_pool.cli
-from trio_mcp_pool._wire import _http, _sdk_stdio
+from trio_mcp_pool._wire.http import _connect, _sdk as _http_sdk
+from trio_mcp_pool._wire.stdio import _sdk
 """
 
 
@@ -48,13 +49,13 @@ async def test_where_there_is_no_posix_a_stdio_server_gets_the_wire_of_the_sdk(m
     dialled: list[str] = []
 
     @asynccontextmanager
-    async def connect(link: Any, command: str, *_: object) -> AsyncIterator[mcp.Client]:
+    async def connect(link: Any, command: str, *_: object, **options: object) -> AsyncIterator[mcp.Client]:
         dialled.append(command)
         raise OSError("enough seen")
         yield
 
-    monkeypatch.setattr(_sdk_stdio, "connect_sdk_stdio", connect)
-    monkeypatch.setattr(_servers, "os", SimpleNamespace(name="nt", fspath=os.fspath, PathLike=os.PathLike))
+    monkeypatch.setattr(_sdk, "connect_sdk_stdio", connect)
+    monkeypatch.setattr(_servers._stdio, "os", SimpleNamespace(name="nt", fspath=os.fspath, PathLike=os.PathLike))
     async with open_pool({"s": StdioServer("a-program")}) as pool:
         with pytest.raises(ConnectError, match="enough seen"):
             await pool.wait_ready()

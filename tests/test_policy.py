@@ -25,14 +25,16 @@ def test_the_refusal_of_a_timeout_leaves_the_signature_as_it_is() -> None:
     assert inspect.signature(Backoff).parameters["first"].default == 0.5
 
 
-@pytest.mark.parametrize("factor", [1, 2, 10, 1e300])
-@pytest.mark.parametrize("failures", [1, 2, 308, 309, 1000, 10**9])
+def test_R5_each_wait_of_a_backoff_is_longer_by_the_factor_up_to_the_cap() -> None:
+    backoff = Backoff(first=0.5, factor=3, cap=10)
+    assert [backoff.delay(failures, 0.5) for failures in (1, 2, 3, 4, 5)] == [0.5, 1.5, 4.5, 10, 10]
+    assert Backoff(first=0.5, factor=1).delay(10**9, 0.5) == 0.5
+
+
+@pytest.mark.parametrize("factor", [2, 3, 10, 1e300])
+@pytest.mark.parametrize("failures", [308, 309, 1000, 10**9])
 def test_R5_a_server_that_has_failed_for_a_year_is_in_backoff_for_the_cap(factor: float, failures: int) -> None:
-    wait = Backoff(first=0.5, factor=factor, cap=60).delay(failures, 0.5)
-    assert wait == (0.5 if failures == 1 or factor == 1 else 1 if (factor, failures) == (2, 2) else wait)
-    assert 0.5 <= wait <= 60
-    if failures > 300 and factor > 1:
-        assert wait == 60
+    assert Backoff(first=0.5, factor=factor, cap=60).delay(failures, 0.5) == 60
 
 
 def test_R5_the_jitter_shifts_a_wait_either_way() -> None:

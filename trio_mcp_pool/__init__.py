@@ -38,6 +38,7 @@ from ._pool import ScopedPool as ScopedPool
 from ._pool import open_pool as open_pool
 from ._pool import serve_pool as serve_pool
 from ._servers import CustomServer as CustomServer
+from ._servers import Dial as Dial
 from ._servers import HttpServer as HttpServer
 from ._servers import InProcessServer as InProcessServer
 from ._servers import Server as Server

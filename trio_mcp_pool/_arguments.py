@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Final, TypeVar
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, cast
 
 C = TypeVar("C")
+F = TypeVar("F", bound=Callable[..., Any])
 
 _TIMEOUTS: Final = ("timeout", "call_timeout", "read_timeout", "request_timeout")
 
 
 def explain_timeout(cls: type[C]) -> type[C]:
-    """Class decorator: a timeout for calls, left over from another library, is answered by what to write instead.
+    """Class decorator: the error for a timeout argument, as other libraries have it, says what to write instead.
 
-    Without it the error would name the unknown argument and leave the reader to search for another name of it.
+    Without it the error would name the unknown argument only, and the reader would search for another name of it.
     """
     init = cls.__init__
 
@@ -29,6 +33,27 @@ def explain_timeout(cls: type[C]) -> type[C]:
 
     setattr(cls, "__init__", __init__)  # noqa: B010 (mypy allows no assignment to a method)
     return cls
+
+
+def explain_timeout_of(function: F) -> F:
+    """The same for a function or method. A correct call costs nothing but a frame."""
+
+    @functools.wraps(function)  # which keeps the signature
+    def call(*args: Any, **options: Any) -> Any:
+        try:
+            return function(*args, **options)
+        except TypeError:
+            for name in _TIMEOUTS:
+                if name in options:
+                    raise TypeError(
+                        f"{function.__name__} takes no {name}: put a cancel scope around the call instead, such as "
+                        f"`with trio.move_on_after({show_number(options[name])}): ...`"
+                    ) from None
+            raise
+
+    if sys.version_info >= (3, 12) and inspect.iscoroutinefunction(function):
+        inspect.markcoroutinefunction(call)
+    return cast("F", call)
 
 
 def show_number(value: object) -> str:

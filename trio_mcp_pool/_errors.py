@@ -1,8 +1,8 @@
 """What the pool raises.
 
 Every error says which server it is about, what happened, and, as `outcome`, what is known of the request: it did not run, the
-server answered it, or nobody can tell (R18). `outcome` is true for every single error: a class whose cases differ says
-`"unknown"` unless whoever raises it knows better. The class alone would not do, because the same HTTP status can refuse a
+server answered it, or that is not known (R18). `outcome` is true for every single error: a class whose cases differ says
+`"unknown"` unless it is raised where more is known. The class alone is not enough, because the same HTTP status can refuse a
 request or lose its answer.
 
 `SessionLostError` and `OutcomeUnknownError` have no common base but `PoolError`: the first means that nothing ran, the second
@@ -71,7 +71,7 @@ def _picklable(value: Any) -> Any:
 
 
 class PoolError(Exception):
-    """Base of everything that the pool raises on its own account.
+    """Base of all errors that the pool itself raises.
 
     `server` is the name of the server concerned, or `None` where no single one is. `outcome` says what is known of the request
     that failed: `"not run"`, `"unknown"` (it may have run) or `"answered"`. Of a server that is a process and has ended,
@@ -182,7 +182,7 @@ class _DialFields(_Known, total=False):
 
 @final
 class AuthenticationError(ConnectError):
-    """The server refused a dial or a call for want of valid credentials (HTTP 401 or 403), or none could be obtained.
+    """The server refused a dial or a call because credentials are missing or not valid (HTTP 401 or 403), or none could be had.
 
     `status` is the HTTP status, `None` where it is not known.
     """
@@ -202,7 +202,10 @@ class ServerUnavailableError(ConnectError):
 
 @final
 class TooManyWaitersError(PoolError):
-    """`max_waiting` callers wait already. `statistics` is the pool's state at that moment."""
+    """`max_waiting` callers wait already, or sessions of `open_scope` hold all of `max_sessions_total`.
+
+    `statistics` is the pool's state at that moment.
+    """
 
     _outcome = "not run"
 
@@ -237,7 +240,7 @@ class OutcomeUnknownError(PoolError, trio.BrokenResourceError, anyio.BrokenResou
 class HttpStatusError(PoolError):
     """The server answered a request with an HTTP status and no JSON-RPC message in it.
 
-    `status` is the HTTP status; `retry_after` the seconds that its `Retry-After` header asks for, or `None`. `outcome` follows
+    `status` is the HTTP status; `retry_after` the seconds of its `Retry-After` header, or `None`. `outcome` follows
     from the status: 400, 401, 403, 404, 405, 406, 413, 415 and 429 are refusals, so the request did not run; after any other
     status it may have.
     """
@@ -245,11 +248,11 @@ class HttpStatusError(PoolError):
     def __init__(
         self, message: str = "", *, status: int = 0, retry_after: float | None = None, **known: Unpack[_Known]
     ) -> None:
+        if known.get("outcome") is None and status in _REFUSED:
+            known["outcome"] = "not run"
         super().__init__(message, **known)
         self.status = status
         self.retry_after = retry_after
-        if known.get("outcome") is None and status in _REFUSED:
-            self.outcome = "not run"
 
 
 @final
@@ -294,7 +297,7 @@ class InvalidResultError(PoolError):
 
 @final
 class UnknownToolError(PoolError, KeyError):
-    """A tool set has no such tool. `tool` is the name that was asked for, `suggestion` the nearest that exists, or `None`."""
+    """A tool set has no such tool. `tool` is the name that was given, `suggestion` the nearest that exists, or `None`."""
 
     _outcome = "not run"
 
@@ -308,7 +311,7 @@ class UnknownToolError(PoolError, KeyError):
 
 @final
 class ToolDeniedError(PoolError, PermissionError):
-    """A tool was not called, because a tool set's patterns or a person said no. `tool` is its name, `reason` why, in words."""
+    """A tool set's patterns, or a person, did not allow the call. `tool` is the tool's name, `reason` says why, in words."""
 
     _outcome = "not run"
 

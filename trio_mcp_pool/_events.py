@@ -1,11 +1,11 @@
-"""What an observer is told.
+"""The events that observers receive.
 
-An observer is any object with one synchronous method, `event(e)`. Events are frozen values. They are told after the step that
-caused them, when no step is under way, from one queue of the pool and so in the same order to every observer (R17). Telling
-them inside the step would let an observer that calls the pool see, and change, a state that is half made.
+An observer is any object with one synchronous method, `event(e)`. Events are frozen values. They are delivered after the step
+that caused them, when no step is under way, from one queue of the pool and so in the same order to every observer (R17).
+Delivering them inside the step would let an observer that calls the pool see, and change, an inconsistent state.
 
-Up to 100 events at a time are told inline, in the task whose step caused them; the rest by a task of the pool. So an observer
-must be quick and must not block. One that raises an `Exception` is logged and skipped. No event holds a secret (R16).
+Up to 100 events at a time are delivered inline, in the task whose step caused them; the rest by a task of the pool. So an
+observer must be quick and must not block. One that raises an `Exception` is logged and skipped. No event holds a secret (R16).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CloseReason: TypeAlias = Literal["idle", "lifetime", "drained", "broken", "shutd
 
 
 class Observer(Protocol):
-    """Something that is told what a pool does."""
+    """An object whose `event` method is called after each thing that a pool has done."""
 
     def event(self, e: Event, /) -> None:
         """Called synchronously, after the step that caused `e`. May call the pool's synchronous methods."""
@@ -56,7 +56,7 @@ class DialStarted(ConnectionEvent):
 @final
 @dataclass(frozen=True, kw_only=True)
 class DialFailed(ConnectionEvent):
-    """A dial failed. Its clean-up may still be running."""
+    """A dial failed, or was withdrawn before it started. Its clean-up may still be running."""
 
     error: ConnectError
     seconds: float

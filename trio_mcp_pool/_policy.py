@@ -1,7 +1,7 @@
 """How a server's sessions are kept: how many, how long, and how long their callers wait.
 
 All durations are in seconds and all are finite unless `math.inf` is named as allowed. A policy is checked when it is
-made: a wrong number that was found only in an owner task would fail hours later, and far from the line that is to blame.
+made: a wrong number that was found only in an owner task would fail hours later, and far from the line that has the mistake.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class PoolPolicy:
 
     A server's own policy replaces the pool's as a whole; the two are never mixed field by field.
 
-    Raises `ValueError` or `TypeError` on construction, naming the field. There is no timeout for a call: how long one may
-    take is for the caller's cancel scope to say, `with trio.move_on_after(5): ...`.
+    Raises `ValueError` or `TypeError` on construction, naming the field. There is no timeout for a call: the caller's cancel
+    scope bounds it, `with trio.move_on_after(5): ...`.
     """
 
     idle_timeout: float = 300
@@ -109,16 +109,16 @@ class PoolPolicy:
     max_overlap: int = 1
     """The most sessions beyond `max_sessions` while old ones are replaced: for `max_lifetime`, `drain` or `reconfigure` the
     old session goes on until its successor is ready, and then drains. 0 for a server that must never run twice: then the old
-    session is closed first. Sessions of `open_scope` are always replaced so. Default 1."""
+    session is closed first. Inside `open_scope`, sessions are always replaced in that way. Default 1."""
     max_in_flight: int = 64
     """The most leases on one session at a time; 1 makes leases exclusive. A held session may carry any number of calls.
     Default 64."""
     max_waiting: int | None = None
-    """The most callers that may wait, beyond those whom the dials under way will serve; one more gets `TooManyWaitersError`.
-    Default `None`: no limit."""
+    """The most callers that may wait, beyond those that the dials under way will serve; one more gets
+    `TooManyWaitersError`. Default `None`: no limit."""
     connect_timeout: float = 30
-    """Seconds for a dial, from its start to the end of the handshake; the server's `configure` function has as many again.
-    Default 30; `inf` is allowed."""
+    """Seconds for a dial, from its start (not while it is queued) to the end of the handshake; the server's `configure`
+    function has as many again. Listing the tools is not part of it. Default 30; `inf` is allowed."""
     acquire_timeout: float = _INF
     """Seconds that a caller waits for a session before `AcquireTimeoutError`. Default `inf`: the caller's own scope decides."""
     drain_timeout: float = 30

@@ -5,7 +5,7 @@ drained, then all connections close side by side, and only when nothing is left 
 
 What comes out of the block (R14), case by case:
 
-- The body's own exception, bare, whatever closing had to say. It is never raised inside the service nursery, which would
+- The body's own exception, bare, whatever closing has raised. It is never raised inside the service nursery, which would
   wrap it in a group; it is kept aside while the nursery ends, and raised after it.
 - Nothing of what an owner raises: it has ended its connection, and reached the callers concerned as a `PoolError`.
 - A `KeyboardInterrupt` or `SystemExit` that came out of an owner: the body is cancelled, and it comes out bare with the
@@ -16,22 +16,27 @@ What comes out of the block (R14), case by case:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Hashable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import final
+from contextlib import AbstractAsyncContextManager
+from types import MappingProxyType
+from typing import NoReturn, final
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from ._core import Core
-from ._entries import Scope
+from ._arguments import explain_timeout_of
+from ._blocks import block
+from ._connection._record import Connection
+from ._core._core import Core
+from ._core._registry import Scope
 from ._events import Observer
-from ._lane import Lane
+from ._groups import interrupt_in
+from ._lanes._lane import Lane
+from ._lanes._lease import Lease
 from ._policy import PoolPolicy
 from ._servers import Server
-from ._session import Session
+from ._session import Leasing, Session
 from ._statistics import PoolStatistics
-from ._verbs import Verbs, _Leasing
-from ._wire._bare import interrupt_in
+from ._verbs import Verbs
 
 
 def _require_trio(what: str) -> None:
@@ -41,6 +46,35 @@ def _require_trio(what: str) -> None:
         raise RuntimeError(
             f"{what} works only under Trio: start the program with trio.run(main), or with anyio.run(main, backend='trio')"
         ) from None
+
+
+@final
+class _SetupHolder:
+    """Holds the lease on which a server's `configure=` function runs. That lease belongs to no caller and is not counted."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def release(self, lease: Lease) -> None:
+        lease.ended = True
+
+    def answered(self, connection: Connection) -> None:
+        """The session is not ready yet, so this proves nothing."""
+
+    def suspect(self, connection: Connection, call: object) -> None:
+        """The dial's own deadline covers it."""
+
+
+async def _configure(connection: Connection) -> None:
+    """Run a server's `configure=` function on a session handle of its own."""
+    configure = connection.server.configure
+    assert configure is not None
+    task = trio.lowlevel.current_task()
+    lease = Lease(_SetupHolder(connection.name), connection, task, trio.current_time(), in_block=True)
+    try:
+        await configure(Session(lease))
+    finally:
+        lease.ended = True
 
 
 @final
@@ -59,28 +93,37 @@ class Pool(Verbs):
     def _lane(self, server: str, scope: Hashable) -> Lane:
         return self._core.lane(server, scope)
 
+    def _leasing(self, server: str, scope: Hashable) -> AbstractAsyncContextManager[Session]:
+        return Leasing(lambda: self._lane(server, scope), self._core.token)
+
     def _names(self) -> list[str]:
         return list(self._core.entries)
+
+    @property
+    def servers(self) -> Mapping[str, Server]:
+        """What is configured now, by name. Read-only; `add_server`, `remove_server` and `reconfigure` change it."""
+        return self._core.servers
 
     def session(self, server: str, *, scope: Hashable = None) -> AbstractAsyncContextManager[Session]:
         """Lease a session for the length of an `async with` block. The usual way.
 
         Entering waits as `acquire` does and checkpoints; leaving releases, does not checkpoint and cannot fail.
         """
-        return _Leasing(lambda: self._core.lane(server, scope))
+        return self._leasing(server, scope)
 
+    @explain_timeout_of
     @enable_ki_protection
     async def acquire(self, server: str, *, scope: Hashable = None) -> Session:
         """Lease a session; `Session.release` gives it back. Checkpoints.
 
-        `scope` is any hashable key: sessions are shared by those who name the same one.
+        `scope` is any hashable key: callers that give the same key share sessions.
 
         Raises `UnknownServerError`; `ConnectError` if the dial failed that was to serve this caller, and
-        `ServerUnavailableError` at once while a failed server is left alone; `AcquireTimeoutError` after `acquire_timeout`;
+        `ServerUnavailableError` at once while a failed server is in backoff; `AcquireTimeoutError` after `acquire_timeout`;
         `TooManyWaitersError` beyond `max_waiting`; `PoolClosedError`; `ValueError` if the scope belongs to an `open_scope`
         block; `RuntimeError` if this task would wait for itself.
         """
-        return Session(await self._core.lane(server, scope).acquire())
+        return Session(await self._core.lane(server, scope).acquire(), self._core.token)
 
     @enable_ki_protection
     def acquire_nowait(self, server: str, *, scope: Hashable = None) -> Session:
@@ -88,16 +131,16 @@ class Pool(Verbs):
 
         Raises `trio.WouldBlock` where `acquire` would wait or dial, and otherwise what `acquire` raises.
         """
-        lease = self._core.lane(server, scope).take()
+        lease = self._core.lane(server, scope).try_acquire()
         if lease is None:
             raise trio.WouldBlock
-        return Session(lease)
+        return Session(lease, self._core.token)
 
-    @asynccontextmanager
+    @block("pool.open_scope")
     async def open_scope(
         self, key: Hashable = None, *, servers: Mapping[str, Server] | None = None
     ) -> AsyncIterator[ScopedPool]:
-        """A corner of the pool whose sessions are shared with nobody outside and close with the block.
+        """A scope: sessions that are shared with nobody outside of it and close with the block.
 
         There is one session per server in it, never closed for idleness or age, because it may hold state. When it is lost,
         the next call gets `SessionLostError` once, and the one after that a new session.
@@ -115,32 +158,54 @@ class Pool(Verbs):
         finally:
             await self._core.leave_scope(scope, trio.lowlevel.current_task(), clean)  # noqa: ASYNC102 (bounded)
 
+    async def close_scope(self, key: Hashable) -> None:
+        """End the sessions of a shared `scope=` key, of all servers, and wait until they are gone. Checkpoints.
+
+        Running leases have `drain_timeout`. Callers that name the key afterwards, or wait already, get new sessions. Nothing
+        happens where the key is not in use.
+
+        Raises `ValueError` for the key of an `open_scope` block, which closes it itself; `PoolClosedError`; `RuntimeError` if
+        this task would wait for its own lease.
+        """
+        await self._core.ends.wait_gone(self._core.close_scope_key(key))
+
     async def drain(self, server: str) -> None:
         """Replace every connection of a server, in all scopes, and wait until the old ones are gone. Checkpoints.
 
-        Running leases have `drain_timeout`. What was remembered of failed dials is forgotten, so that the next caller
-        dials at once. Raises `UnknownServerError`, `PoolClosedError`.
+        A session that is in use, or was in the last second, is lent on while its successor is dialled beside it, as far as
+        `max_overlap` allows. Running leases have `drain_timeout` from this call on. What was remembered of failed dials is
+        forgotten, so that the next caller dials at once.
+
+        Raises `UnknownServerError`, `PoolClosedError`, and `RuntimeError` if this task would wait for its own lease.
         """
-        await self._core.wait_gone(self._core.drain(server))
+        await self._core.ends.wait_gone(self._core.drain(server))
 
     def add_server(self, name: str, server: Server) -> None:
-        """One more server. Synchronous. Raises `ValueError` if the name is taken, `PoolClosedError`."""
+        """One more server. Synchronous. Raises `ValueError` if the name is taken, `PoolClosedError`.
+
+        Where a server of that name was removed a moment ago, its last connections still count towards `max_sessions`.
+        """
         self._core.add(name, server)
 
     async def remove_server(self, name: str) -> None:
         """Take a server out: no new leases at once, running ones have `drain_timeout`. Waits until all is gone.
 
-        Those who wait get `UnknownServerError`. Checkpoints. Raises `UnknownServerError`, `PoolClosedError`.
+        Waiting callers get `UnknownServerError`. Checkpoints. Raises `UnknownServerError`, `PoolClosedError`, and
+        `RuntimeError` if this task would wait for its own lease.
         """
-        await self._core.wait_gone(self._core.remove(name))
+        await self._core.ends.wait_gone(self._core.remove(name))
 
     async def reconfigure(self, servers: Mapping[str, Server]) -> None:
         """Bring the pool in line with a new mapping of servers, touching only what differs. Checkpoints.
 
         New ones are added, missing ones removed, changed ones drained and dialled anew by their new description; equal ones
-        are left alone. The change takes effect at once; the call returns when the old connections are gone.
+        are not touched. Where a server's policy alone has changed, its sessions stay, and the new policy applies to them. The
+        change takes effect at once; the call returns when the old connections are gone.
+
+        Raises `TypeError` or `ValueError` for a wrong mapping, of which nothing is applied; `PoolClosedError`;
+        `RuntimeError` if this task would wait for its own lease.
         """
-        await self._core.wait_gone(self._core.reconfigure(servers))
+        await self._core.ends.wait_gone(self._core.reconfigure(servers))
 
     def statistics(self) -> PoolStatistics:
         """How things stand, as a frozen value. Synchronous, and cheap enough to poll."""
@@ -165,37 +230,51 @@ class ScopedPool(Verbs):
         self._scope = scope
 
     def __repr__(self) -> str:
-        return f"<ScopedPool {self._scope.key!r}: {'closed' if self._scope.closed else 'open'}>"
+        state = "open" if self._scope.closed_error is None else "closed"
+        return f"<ScopedPool {self._scope.key.value!r}: {state}>"
 
     @property
     def key(self) -> Hashable:
         """The scope's key."""
-        return self._scope.key
+        return self._scope.key.value
+
+    @property
+    def servers(self) -> Mapping[str, Server]:
+        """What is configured now, the scope's own servers included. Read-only."""
+        own = {name: entry.server for name, entry in self._scope.own.items()}
+        return MappingProxyType({**self._core.servers, **own})
+
+    def open_scope(self, *_: object, **__: object) -> NoReturn:
+        """There are no scopes in scopes. Raises `RuntimeError`."""
+        raise RuntimeError("a scope cannot open another scope; call open_scope of the pool")
 
     def _lane(self, server: str, scope: Hashable) -> Lane:
         if scope is not None:
             raise ValueError("a call inside a scope cannot name another scope; call through the pool for that")
         return self._core.scoped_lane(server, self._scope)
 
+    def _leasing(self, server: str, scope: Hashable) -> AbstractAsyncContextManager[Session]:
+        return Leasing(lambda: self._lane(server, scope), self._core.token)
+
     def _names(self) -> list[str]:
         return list(dict.fromkeys((*self._core.entries, *self._scope.own)))
 
     def session(self, server: str) -> AbstractAsyncContextManager[Session]:
         """Lease the scope's session of a server for the length of an `async with` block, as `Pool.session`."""
-        return _Leasing(lambda: self._core.scoped_lane(server, self._scope))
+        return self._leasing(server, None)
 
     @enable_ki_protection
     async def acquire(self, server: str) -> Session:
         """Lease the scope's session of a server, as `Pool.acquire`. Raises `SessionLostError` once if it was lost."""
-        return Session(await self._core.scoped_lane(server, self._scope).acquire())
+        return Session(await self._core.scoped_lane(server, self._scope).acquire(), self._core.token)
 
     @enable_ki_protection
     def acquire_nowait(self, server: str) -> Session:
         """Lease the scope's session of a server if it is free at this moment, as `Pool.acquire_nowait`."""
-        lease = self._core.scoped_lane(server, self._scope).take()
+        lease = self._core.scoped_lane(server, self._scope).try_acquire()
         if lease is None:
             raise trio.WouldBlock
-        return Session(lease)
+        return Session(lease, self._core.token)
 
 
 _DEFAULT_POLICY = PoolPolicy()
@@ -211,36 +290,45 @@ def _what_comes_out(error: BaseException | None, closing: BaseException) -> Base
     return interrupt
 
 
-@asynccontextmanager
+@explain_timeout_of
+@block("open_pool")
 @enable_ki_protection
 async def open_pool(
     servers: Mapping[str, Server],
     *,
     policy: PoolPolicy = _DEFAULT_POLICY,
     max_connecting: int = 8,
+    max_sessions_total: int | None = None,
     observers: Iterable[Observer] = (),
 ) -> AsyncIterator[Pool]:
     """A pool for the length of an `async with` block.
 
-    `servers` maps names to descriptions; nothing is dialled until it is needed, unless `min_sessions` asks for it. `policy`
+    `servers` maps names to descriptions; nothing is dialled until it is needed, except for `min_sessions`. `policy`
     holds for every server that has none of its own. `max_connecting` bounds the dials under way at a time, over all servers
-    (default 8). `observers` are told of every event.
+    (default 8), and `max_sessions_total` the sessions that exist at a time, over all servers and scopes (default `None`: no
+    limit but `max_sessions` of each); where it is reached, the least recently used idle session outside of `open_scope` makes
+    room. `observers` receive every event.
 
     Leaving the block takes up to `drain_timeout` plus `close_timeout`. Raises `TypeError` or `ValueError` for bad
     arguments, `RuntimeError` outside of Trio, and otherwise only what the body raises, bare.
     """
     _require_trio("open_pool")
-    core = Core(servers, policy, max_connecting, observers)
+    core = Core(servers, policy, max_connecting, max_sessions_total, observers, _configure)
     task = trio.lowlevel.current_task()
     error: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
             core.open(nursery)
-            with core.body_scope:
-                try:
-                    yield Pool(core)
-                except BaseException as exc:  # noqa: ASYNC103 (raised bare below)
-                    error = exc
+            try:
+                with core.body_scope:
+                    try:
+                        yield Pool(core)
+                    except BaseException as exc:  # noqa: ASYNC103 (raised bare below)
+                        error = exc
+            except RuntimeError as exc:
+                # Trio finds that the body has left a cancel scope of its own open. The pool has to be closed all the same:
+                # its tasks are shielded, so that the nursery would wait for them for ever.
+                error = exc
             try:
                 await core.aclose(task, clean=error is None)
             except BaseException as exc:  # noqa: ASYNC103 (raised bare below)
@@ -266,6 +354,7 @@ async def serve_pool(
     *,
     policy: PoolPolicy = _DEFAULT_POLICY,
     max_connecting: int = 8,
+    max_sessions_total: int | None = None,
     observers: Iterable[Observer] = (),
     task_status: trio.TaskStatus[Pool] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -275,6 +364,12 @@ async def serve_pool(
     cannot promise that the tasks which use the pool leave first; that is for the application to arrange.
     """
     _require_trio("serve_pool")
-    async with open_pool(servers, policy=policy, max_connecting=max_connecting, observers=observers) as pool:
+    async with open_pool(
+        servers,
+        policy=policy,
+        max_connecting=max_connecting,
+        max_sessions_total=max_sessions_total,
+        observers=observers,
+    ) as pool:
         task_status.started(pool)
         await pool._core.closed.wait()

@@ -1,32 +1,29 @@
-"""The handle that a caller holds while its lease lasts.
+"""The handle that a caller holds while its lease lasts, and the block that gives it.
 
-A session has the verbs of `mcp.Client`, by the same names and with the same arguments, and adds to them what a shared
-session needs. Each verb runs in a cancel scope of its own, which the closing of the connection cancels (R15). And where the
-SDK could only say 'connection closed', the caller learns what matters to it: `SessionLostError` when its request was never
-written, `OutcomeUnknownError` when it was. What the server answers, errors included, passes through untouched.
-
-A session never sends a request a second time; that is for the pool's own verbs (R13).
+A session has the verbs of `mcp.Client`, by the same names and with the same arguments. What a shared session needs beside
+them, a scope for each call and errors that say what happened, is in `_call.py`. A session never sends a request a second
+time; that is for the pool's own verbs (R13).
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, final
+import tracemalloc
+import warnings
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
-import anyio
 import mcp
 import trio
 from mcp import MCPError
-from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
-from trio.lowlevel import disable_ki_protection
+from mcp_types import CONNECTION_CLOSED
+from trio.lowlevel import enable_ki_protection
 
-from ._errors import LeaseEndedError, PoolError, SessionLostError
-from ._lease import Lease
-from ._wire._bare import essence, interrupt_in
-from ._wire._link import Call, current_call
-from ._wire._probe import probe
+from ._call import Verb, check_arguments, lost_error, run
+from ._errors import LeaseEndedError
+from ._lanes._lane import Lane
+from ._lanes._lease import Lease
 
 if TYPE_CHECKING:
     import mcp_types as types
@@ -36,54 +33,89 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_NEVER_CACHED = frozenset({"call_tool", "get_prompt", "complete"})
-
-# What a torn-down stream raises where the SDK did not turn it into an error of its own.
-_CLOSED = (anyio.ClosedResourceError, anyio.BrokenResourceError, trio.ClosedResourceError, trio.BrokenResourceError)
+_FRAMES: Final = 5
+"""How many frames of the place where a forgotten session was acquired are shown."""
 
 
 @final
 class Session:
-    """One caller's hold on a live MCP session, until `release`.
+    """A live MCP session, lent to one caller until `release`.
 
-    Any number of tasks may call through it at once. Every verb raises `LeaseEndedError` after the release,
-    `SessionLostError` if the session is gone and the request was not written, `OutcomeUnknownError` if it was written and
-    no answer can come, `AuthenticationError`, `HttpStatusError` or `MessageTooLargeError` where that is why, and
-    `mcp.MCPError` for an error that the server answered. Every verb checkpoints.
+    Any number of tasks may call through it at once. Every verb checkpoints, and raises
+
+    - `LeaseEndedError` after the release,
+    - `SessionLostError` if the session is gone and the request was not written,
+    - `OutcomeUnknownError` if it was written and no answer can come,
+    - `InvalidArgumentsError` where no request could be made of the arguments: nothing was sent,
+    - `InvalidResultError` where the answer was against the protocol or the tool's own schema,
+    - `AuthenticationError`, `HttpStatusError` or `MessageTooLargeError` where that is why,
+    - `mcp.MCPError` for an error that the server answered, or for a read timeout.
+
+    A session that is garbage collected without having been released gives its lease back and is reported by a
+    `ResourceWarning`; with `tracemalloc` switched on (`python -X tracemalloc=10`) it names the place where it was acquired.
     """
 
-    __slots__ = ("__weakref__", "_lease")
+    __slots__ = ("__weakref__", "_lease", "_token")
 
-    def __init__(self, lease: Lease) -> None:
+    def __init__(self, lease: Lease, token: trio.lowlevel.TrioToken | None = None) -> None:
+        """For the pool itself; programs call `Pool.session` or `Pool.acquire`."""
         self._lease = lease
+        self._token = token
 
     def __repr__(self) -> str:
         lease = self._lease
         state = "released" if lease.ended else lease.connection.state.value
-        return f"<Session {lease.connection.number} of {lease.lane.name!r}: {state}>"
+        return f"<Session {lease.connection.number} of {lease.holder.name!r}: {state}>"
+
+    def __del__(self) -> None:
+        lease, token = self._lease, self._token
+        if token is None or lease.ended or lease not in lease.connection.leases:
+            return
+        place = tracemalloc.get_object_traceback(self)
+        where = "; acquired at:\n" + "\n".join(place.format(_FRAMES)) if place is not None else ""
+        warnings.warn(f"{self!r} was never released{where}", ResourceWarning, stacklevel=2, source=self)
+        with suppress(trio.RunFinishedError):
+            # Collected at any moment and in any thread, perhaps in the middle of a step.
+            token.run_sync_soon(lease.holder.release, lease)
 
     def release(self) -> None:
-        """End the lease. Synchronous, idempotent, never blocks; the context manager of `Pool.session` calls it."""
-        self._lease.lane.release(self._lease)
+        """End the lease. Synchronous, idempotent, never blocks; the context manager of `Pool.session` calls it.
+
+        Raises `RuntimeError` outside of the pool's Trio run, such as in a worker thread, where it changes nothing.
+        """
+        if self._token is not None and not _runs_under(self._token):
+            raise RuntimeError(
+                "a session must be released in the Trio run of its pool; from a thread call "
+                "trio.from_thread.run_sync(session.release)"
+            )
+        self._lease.holder.release(self._lease)
+
+    async def wait_lost(self) -> None:
+        """Wait until the session has died or is being closed, drained or replaced included. Checkpoints.
+
+        Returns at once where it has, or where the lease has ended. Useful where a lease is held for something that belongs to
+        the session, such as a subscription.
+        """
+        if self._lease.ended:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._lease.connection.wait_ending()
 
     # What is known of the server. All raise `SessionLostError` where the session is gone, as the verbs do.
 
     @property
     def server(self) -> str:
         """The server's name in the pool."""
-        return self._lease.lane.name
+        return self._lease.holder.name
 
     @property
     def client(self) -> mcp.Client:
-        """The MCP client underneath, for what this mirror lacks. Calls made through it get none of the pool's care.
+        """The MCP client underneath, for what `Session` lacks. Calls made through it have neither the pool's
+        errors nor a scope that ends them when the connection closes.
 
         Raises `LeaseEndedError` after the release.
         """
-        if self._lease.ended:
-            raise self._ended()
-        client = self._lease.connection.client
-        assert client is not None, "a lease is given on ready connections only"
-        return client
+        return self._live_client()
 
     @property
     def protocol_version(self) -> str:
@@ -117,10 +149,16 @@ class Session:
         input_responses: types.InputResponses | None = None,
         request_state: str | None = None,
         meta: types.RequestParamsMeta | None = None,
+        allow_input_required: bool = False,
     ) -> types.CallToolResult:
-        """Call a tool. A result with `is_error` is a result. Arguments and result as `mcp.Client.call_tool`."""
+        """Call a tool. A result with `is_error` is a result. Arguments and result as `mcp.Client.call_tool`.
+
+        With `allow_input_required` a modern server's `InputRequiredResult` is returned as it is, and not answered by the
+        callbacks: answer it by calling again with `input_responses` and `request_state`.
+        """
+        check_arguments(self.server, name, arguments)
         return await self._run(
-            self.client.call_tool,
+            _call_tool_once if allow_input_required else "call_tool",
             name,
             arguments,
             read_timeout_seconds,
@@ -138,7 +176,7 @@ class Session:
         cache_mode: CacheMode = "use",
     ) -> types.ListToolsResult:
         """One page of the server's tools, as `mcp.Client.list_tools`."""
-        return await self._run_cacheable(self.client.list_tools, cursor=cursor, meta=meta, cache_mode=cache_mode)
+        return await self._run("list_tools", cursor=cursor, meta=meta, cache_mode=cache_mode)
 
     async def list_resources(
         self,
@@ -148,7 +186,7 @@ class Session:
         cache_mode: CacheMode = "use",
     ) -> types.ListResourcesResult:
         """One page of the server's resources, as `mcp.Client.list_resources`."""
-        return await self._run_cacheable(self.client.list_resources, cursor=cursor, meta=meta, cache_mode=cache_mode)
+        return await self._run("list_resources", cursor=cursor, meta=meta, cache_mode=cache_mode)
 
     async def list_resource_templates(
         self,
@@ -158,9 +196,7 @@ class Session:
         cache_mode: CacheMode = "use",
     ) -> types.ListResourceTemplatesResult:
         """One page of the server's resource templates, as `mcp.Client.list_resource_templates`."""
-        return await self._run_cacheable(
-            self.client.list_resource_templates, cursor=cursor, meta=meta, cache_mode=cache_mode
-        )
+        return await self._run("list_resource_templates", cursor=cursor, meta=meta, cache_mode=cache_mode)
 
     async def read_resource(
         self,
@@ -170,15 +206,16 @@ class Session:
         request_state: str | None = None,
         meta: types.RequestParamsMeta | None = None,
         cache_mode: CacheMode = "use",
+        allow_input_required: bool = False,
     ) -> types.ReadResourceResult:
-        """A resource's contents, as `mcp.Client.read_resource`."""
-        return await self._run_cacheable(
-            self.client.read_resource,
+        """A resource's contents, as `mcp.Client.read_resource`; `allow_input_required` as for `call_tool`."""
+        return await self._run(
+            _read_resource_once if allow_input_required else "read_resource",
             uri,
             input_responses=input_responses,
             request_state=request_state,
             meta=meta,
-            cache_mode=cache_mode,
+            **({} if allow_input_required else {"cache_mode": cache_mode}),
         )
 
     async def list_prompts(
@@ -189,7 +226,7 @@ class Session:
         cache_mode: CacheMode = "use",
     ) -> types.ListPromptsResult:
         """One page of the server's prompts, as `mcp.Client.list_prompts`."""
-        return await self._run_cacheable(self.client.list_prompts, cursor=cursor, meta=meta, cache_mode=cache_mode)
+        return await self._run("list_prompts", cursor=cursor, meta=meta, cache_mode=cache_mode)
 
     async def get_prompt(
         self,
@@ -199,10 +236,11 @@ class Session:
         input_responses: types.InputResponses | None = None,
         request_state: str | None = None,
         meta: types.RequestParamsMeta | None = None,
+        allow_input_required: bool = False,
     ) -> types.GetPromptResult:
-        """A prompt filled in, as `mcp.Client.get_prompt`."""
+        """A prompt filled in, as `mcp.Client.get_prompt`; `allow_input_required` as for `call_tool`."""
         return await self._run(
-            self.client.get_prompt,
+            _get_prompt_once if allow_input_required else "get_prompt",
             name,
             arguments,
             input_responses=input_responses,
@@ -217,7 +255,7 @@ class Session:
         context_arguments: dict[str, str] | None = None,
     ) -> types.CompleteResult:
         """Completions of an argument, as `mcp.Client.complete`."""
-        return await self._run(self.client.complete, ref, argument, context_arguments)
+        return await self._run("complete", ref, argument, context_arguments)
 
     def listen(
         self,
@@ -243,18 +281,74 @@ class Session:
         )
 
     async def send_ping(self, *, meta: types.RequestParamsMeta | None = None) -> types.EmptyResult:
-        """Ask the server for a sign of life (handshake era only), as `mcp.Client.send_ping`."""
-        client = self.client
-        # Looked up late: where the session is gone, the SDK's client cannot even be asked for its method.
-        return await self._run(lambda: client.session.send_ping(meta=meta))
+        """Check that the server answers (handshake era only), as `mcp.Client.send_ping`."""
+        return await self._run("send_ping", meta=meta)
+
+    async def set_logging_level(
+        self, level: types.LoggingLevel, *, meta: types.RequestParamsMeta | None = None
+    ) -> types.EmptyResult:
+        """Request log messages of this level and above (handshake era), as `mcp.Client.set_logging_level`.
+
+        It holds for the session, and so for all callers that share it; the server's `log_level=` does the same for each new
+        session.
+        """
+        return await self._run("set_logging_level", level, meta=meta)
+
+    async def subscribe_resource(self, uri: str, *, meta: types.RequestParamsMeta | None = None) -> types.EmptyResult:
+        """Request notifications of changes of a resource (handshake era), as `mcp.Client.subscribe_resource`.
+
+        The subscription is the session's, so hold the lease for as long as it is wanted: an idle session is closed.
+        """
+        return await self._run("subscribe_resource", uri, meta=meta)
+
+    async def unsubscribe_resource(self, uri: str, *, meta: types.RequestParamsMeta | None = None) -> types.EmptyResult:
+        """End a subscription (handshake era), as `mcp.Client.unsubscribe_resource`."""
+        return await self._run("unsubscribe_resource", uri, meta=meta)
+
+    async def send_roots_list_changed(self) -> None:
+        """Notify the server that the list of roots has changed, as `mcp.Client.send_roots_list_changed`."""
+        await self._run("send_roots_list_changed")
+
+    async def send_progress_notification(
+        self, progress_token: str | int, progress: float, total: float | None = None, message: str | None = None
+    ) -> None:
+        """Notify the server of the progress of its request, as `mcp.Client.send_progress_notification`."""
+        await self._run("send_progress_notification", progress_token, progress, total, message)
+
+    async def send_request(
+        self,
+        request: Any,
+        result_type: type[T],
+        request_read_timeout_seconds: float | None = None,
+        *,
+        progress_callback: ProgressFnT | None = None,
+    ) -> T:
+        """Send any request, such as a vendor's own, as `mcp.ClientSession.send_request`. Never sent a second time.
+
+        `request` is a request model of the protocol's types, `result_type` the model that its result is read into.
+        """
+        result: T = await self._run(
+            _send_request, request, result_type, request_read_timeout_seconds, progress_callback=progress_callback
+        )
+        return result
 
     # Underneath.
 
     def _live_client(self) -> mcp.Client:
-        client = self.client
-        if not self._lease.connection.live:
-            raise self._gone(False)
+        lease = self._lease
+        if lease.ended:
+            raise self._ended()
+        client = lease.connection.client
+        if client is None or not lease.connection.live:
+            raise lost_error(lease, False)
         return client
+
+    # What it returns is for the verb to say; the SDK has validated it.
+    async def _run(self, verb: Verb, /, *args: Any, **kwargs: Any) -> T:
+        if self._lease.ended:
+            raise self._ended()
+        result: T = await run(self._lease, verb, *args, **kwargs)
+        return result
 
     @asynccontextmanager
     async def _listening(
@@ -267,99 +361,71 @@ class Session:
             except MCPError as exc:
                 if exc.code == CONNECTION_CLOSED and not self._lease.connection.live:
                     # Whether the request was written does not matter: it runs nothing.
-                    raise self._gone(False) from exc
+                    raise lost_error(self._lease, False) from exc
                 raise
             yield subscription
-
-    def _verb(self, name: str) -> Callable[..., Awaitable[Any]]:
-        """A verb by its name, for the pool's own verbs: what runs it, with one frame less."""
-        return partial(self._run if name in _NEVER_CACHED else self._run_cacheable, getattr(self.client, name))
-
-    # The pool's verbs hold control-C back until their lease is released; what a verb runs may be the user's own code, which
-    # it must reach.
-    @disable_ki_protection
-    async def _run(self, verb: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:
-        """One verb, in a scope that the connection cancels when it closes, with errors that say what happened."""
-        lease = self._lease
-        connection = lease.connection
-        if not connection.live:
-            raise self._gone(False)
-        link = connection.link
-        with trio.CancelScope() as scope:
-            call = Call(scope, link)
-            if not link.tells_written:
-                # Such a client may run the whole request in this very task, with no await that yields.
-                await trio.lowlevel.checkpoint()
-                call.written = True
-            token = current_call.set(call)
-            connection.calls.add(call)
-            try:
-                result = await verb(*args, **kwargs)
-            except MCPError as exc:
-                error = await self._translated(exc, call)  # noqa: ASYNC120 (a cancelled caller does not want it)
-                if error is exc:
-                    raise
-                raise error from exc
-            except BaseExceptionGroup as group:
-                if call.failure is not None:
-                    raise self._failed(call.failure) from group
-                # The SDK wraps what a single callback raised.
-                leaf = interrupt_in(group) or essence(group)
-                raise leaf from leaf.__cause__
-            except trio.Cancelled:
-                if call.failure is None and connection.live:
-                    lease.lane.suspect(connection)
-                raise
-            except Exception as exc:
-                if call.failure is not None:
-                    raise self._failed(call.failure) from exc
-                if not connection.live and isinstance(exc, _CLOSED) and not isinstance(exc, PoolError):
-                    raise self._gone(call.written) from exc
-                raise
-            finally:
-                connection.calls.discard(call)
-                current_call.reset(token)
-            if not connection.proven:
-                lease.lane.proved(connection)
-            return result
-        # The scope was cancelled, and nobody but the connection or its wire does that.
-        raise self._failed(call.failure) if call.failure is not None else self._gone(call.written)
-
-    async def _run_cacheable(self, verb: Callable[..., Awaitable[T]], /, *args: Any, **kwargs: Any) -> T:
-        """A verb that the SDK may answer from its cache, without any await that yields."""
-        await trio.lowlevel.checkpoint()
-        return await self._run(verb, *args, **kwargs)
-
-    async def _translated(self, exc: MCPError, call: Call) -> Exception:
-        """What the caller is told where the SDK said `exc`."""
-        connection = self._lease.connection
-        if call.failure is not None:
-            return self._failed(call.failure)
-        if exc.code == CONNECTION_CLOSED:
-            # The code alone proves nothing: it also stands for one lost response on a session that is well.
-            if not connection.link.is_lost and connection.live and not connection.link.tells_written:
-                client = connection.client
-                if client is not None and not await probe(client, connection.link, connection.policy.probe_timeout):
-                    connection.link.lost(exc)
-            if connection.link.is_lost or not connection.live:
-                return self._gone(call.written)
-        elif exc.code == REQUEST_TIMEOUT:
-            self._lease.lane.suspect(connection)
-        elif not connection.proven:
-            self._lease.lane.proved(connection)
-        return exc
-
-    def _gone(self, written: bool) -> PoolError:
-        # Also where the lease has ended under a running call: whether the tool may have run is what matters then.
-        return self._failed(self._lease.connection.lost_error(written))
-
-    def _failed(self, error: PoolError) -> PoolError:
-        if isinstance(error, SessionLostError) and not self._lease.connection.live:
-            # Who is told here that a scope's session is gone need not be told again.
-            self._lease.lane.notice = None
-        return error
 
     def _ended(self) -> LeaseEndedError:
         return LeaseEndedError(
             f"this session of server {self.server!r} was released; acquire another one", server=self.server
         )
+
+
+def _runs_under(token: trio.lowlevel.TrioToken) -> bool:
+    try:
+        return trio.lowlevel.current_trio_token() is token
+    except RuntimeError:
+        return False
+
+
+@final
+class Leasing(AbstractAsyncContextManager[Session]):
+    """`async with pool.session(...)`: entering waits for a session, leaving is synchronous and cannot fail."""
+
+    __slots__ = ("_find", "_lease", "_session", "_token")
+
+    def __init__(self, find: Callable[[], Lane], token: trio.lowlevel.TrioToken) -> None:
+        self._find = find
+        self._token = token
+        self._lease: Lease | None = None
+        self._session: Session | None = None
+
+    @enable_ki_protection
+    async def __aenter__(self) -> Session:
+        if self._session is not None:
+            raise RuntimeError("this lease was entered already; call session() again for another one")
+        self._lease = await self._find().acquire(in_block=True)
+        self._session = Session(self._lease, self._token)
+        return self._session
+
+    @enable_ki_protection
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._lease is not None:
+            self._lease.holder.release(self._lease)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"pool.session(...) is an async context manager and has no {name!r}; write "
+            "'async with pool.session(...) as session:' and use that"
+        )
+
+
+# Functions of the client, for what it offers through its session only.
+
+
+async def _call_tool_once(client: mcp.Client, *args: Any, **kwargs: Any) -> Any:
+    return await client.session.call_tool(*args, **kwargs, allow_input_required=True)
+
+
+async def _read_resource_once(client: mcp.Client, *args: Any, **kwargs: Any) -> Any:
+    return await client.session.read_resource(*args, **kwargs, allow_input_required=True)
+
+
+async def _get_prompt_once(client: mcp.Client, *args: Any, **kwargs: Any) -> Any:
+    return await client.session.get_prompt(*args, **kwargs, allow_input_required=True)
+
+
+async def _send_request(client: mcp.Client, *args: Any, **kwargs: Any) -> Any:
+    return await client.session.send_request(*args, **kwargs)

@@ -29,7 +29,7 @@ class _Numbers:
     size: int = 0
     """Gauge: connections that exist in any state; each counts until it has really gone (R9)."""
     sessions_idle: int = 0
-    """Gauge: connections that are ready and on lease to nobody."""
+    """Gauge: connections that are ready and have no lease."""
     sessions_in_use: int = 0
     """Gauge: connections with at least one lease, draining ones included."""
     sessions_connecting: int = 0
@@ -58,7 +58,7 @@ class _Numbers:
     acquire_wait_seconds: float = 0.0
     """Counter, seconds: the time that callers spent waiting, whatever came of it."""
     connects: int = 0
-    """Counter: dials started."""
+    """Counter: dials started or queued."""
     connects_failed: int = 0
     """Counter: dials that failed, counted when what they left is gone."""
     connect_seconds: float = 0.0
@@ -68,11 +68,11 @@ class _Numbers:
     sessions_lost: int = 0
     """Counter: sessions that died."""
     closed_idle: int = 0
-    """Counter: sessions closed because they lay idle for `idle_timeout`."""
+    """Counter: sessions closed because they were idle for `idle_timeout`, or to make room for `max_sessions_total`."""
     closed_lifetime: int = 0
     """Counter: sessions closed because they reached `max_lifetime`."""
     closed_drained: int = 0
-    """Counter: connections closed by drain, remove, reconfigure or the end of a scope."""
+    """Counter: connections closed by drain, remove, reconfigure, `close_scope` or the end of a scope."""
     closed_broken: int = 0
     """Counter: sessions closed because they had died."""
     closed_shutdown: int = 0
@@ -89,9 +89,11 @@ class ServerStatistics(_Numbers):
     dialled; `"backoff"`, it has none, the last dial failed, and none is made before `retry_at`; `"removed"`, the pool no
     longer has it; `"cold"`, none of these, so the next caller has it dialled. Default `"cold"`."""
     last_error: Exception | None = None
-    """The `ConnectError` of the last failed dial; `None` where no dial has failed since the server last answered."""
+    """The `ConnectError` of the last failed dial; `None` where no dial has failed since the server last answered or was
+    drained."""
     retry_at: float = -math.inf
-    """When its backoff ends, in seconds on Trio's clock (`trio.current_time()`); `-inf` where it is in none."""
+    """When its backoff ends, in seconds on Trio's clock (`trio.current_time()`); `-inf`, or a time in the past, where it is in
+    none."""
 
 
 @final
@@ -100,4 +102,4 @@ class PoolStatistics(_Numbers):
     """The numbers of the whole pool, and those of each server by name."""
 
     servers: Mapping[str, ServerStatistics] = field(default_factory=dict)
-    """Each server's own numbers. A removed server keeps its counters here."""
+    """Each server's own numbers. The 64 servers removed last keep their counters here, older ones in the pool's sums only."""

@@ -36,7 +36,7 @@ def row(bound: float | None, ours: list[Sample], *, condition: bool = True) -> R
     return Row("key", "a call", "pool", "<other>", bound, ours, samples(2, 4, 8), condition=condition)
 
 
-def test_the_quick_mode_measures_every_promise_and_writes_all_it_is_asked_for(tmp_path: Path) -> None:
+def test_the_quick_mode_measures_every_promise_and_writes_every_file_of_its_options(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- begin figures -->\nstale\n<!-- end figures -->\nafter\n")
     asked = ["--json", str(tmp_path / "all.json"), "--svg", str(tmp_path / "all.svg"), "--page", str(page)]

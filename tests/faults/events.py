@@ -67,10 +67,23 @@ EVENTS: tuple[Event, ...] = (
     _call("malformed result", WIRES, "malformed", "ValidationError", executed=True),
     _call("bad structured content", WIRES, "badly_structured", "RuntimeError", tool="typed", executed=True),
     _call("a 10 MB answer", (*STDIO, *STREAMABLE), "big", "result", arguments={"bytes": 10_000_000}),
-    _call("a line over `max_line`", ("stdio",), "big", "MessageTooLargeError", arguments={"bytes": 17_000_000}),
-    _call("an event over `max_sse_event_size`", STREAMABLE, "big_event", "MessageTooLargeError"),
+    _call("a line over `max_message`", ("stdio",), "big", "MessageTooLargeError", arguments={"bytes": 17_000_000}),
+    _call("an event over `max_message`", STREAMABLE, "big_event", "MessageTooLargeError"),
     _call("one invalid UTF-8 byte", STDIO, "bad_utf8", "result"),
     _call("garbage, blank and unknown-id lines", STDIO, "noise", "result"),
+    *(
+        _call(f"an answer with {what}", ("stdio",), do, "result", executed=True)
+        for what, do in [
+            ("half an emoji", "surrogate"), ("a control character", "control"), ("a byte order mark", "bom"),
+            ("a float for an id", "float_id"), ("no `jsonrpc`", "no_jsonrpc"), ("a number of 5,000 digits", "digits"),
+        ]
+    ),
+    _call("an answer cut in its middle", ("stdio",), "cut", "InvalidResultError", executed=True),
+    _call("an answer nested too deeply", ("stdio",), "too_deep", "InvalidResultError", executed=True),
+    _call("an answer without a result object", ("stdio",), "no_result", "InvalidResultError", executed=True),
+    _call("an answer of over `max_values`", ("stdio",), "values", "MessageTooLargeError", executed=True),
+    _call("3,000 notifications before the answer", STDIO, "flood", "result", executed=True),
+    _call("600,000 lines on stderr before the answer", STDIO, "flood_stderr", "result", executed=True),
     Event("garbage, blank and unknown-id lines", "blow", STDIO, OK, loads=("idle",), do="noise"),
     Event("one invalid UTF-8 byte", "blow", STDIO, OK, loads=("idle",), do="bad_utf8"),
     # Callers who do not wait.
@@ -99,11 +112,12 @@ EVENTS: tuple[Event, ...] = (
     _call("one answer is cut short", STREAMABLE, "truncated", "OutcomeUnknownError", executed=True),
     _call("one answer's stream breaks", STREAMABLE, "truncated_events", "OutcomeUnknownError", executed=True),
     _call("one answer's stream ends without it", STREAMABLE, "ended_events", "OutcomeUnknownError", executed=True),
-    _call("an answer is broken JSON", STREAMABLE, "broken_json", "MCPError -32700", executed=True),
+    _call("an answer is broken JSON", STREAMABLE, "broken_json", "InvalidResultError", executed=True),
     _call("an answer is HTML", STREAMABLE, "html", "HttpStatusError 200", executed=True),
     Event("session unknown (404)", "call", ("http-legacy", "sse"), OK, struck_in_scope=LOST, dies=True,
           do="ok", mode={"forget": 404}),
-    Event("session unknown (400)", "call", ("http-legacy", "sse"), OK, struck_in_scope=LOST, dies=True,
+    # The status alone is no death (R11): the call is told, and a probe and a handshake beside the session decide.
+    Event("session unknown (400)", "call", ("http-legacy", "sse"), frozenset({"HttpStatusError 400"}), dies=True,
           do="ok", mode={"forget": 400}),
     Event("server restarted", "blow", HTTP, UNKNOWN, LOADS, dies=True, do="restart"),
     Event("server away, then back", "blow", HTTP, UNKNOWN, LOADS, dies=True, do="away"),

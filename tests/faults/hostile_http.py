@@ -23,7 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 from tests.faults.hostile import Ground, answer, plain_result, text, tool_answer
 
 # More than the client accepts in one event.
-TOO_BIG = 1_100_000
+TOO_BIG = 17_000_000
 
 
 class State:

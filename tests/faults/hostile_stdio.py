@@ -20,7 +20,35 @@ from tests.faults.hostile import Ground, plain_result, tool_answer
 NOISE = b'this is not JSON\n\n[1, 2\n{"jsonrpc": "2.0", "id": 987654, "result": {}}\n{"jsonrpc": "2.0", "id": "x", "result"\n'
 GRANDCHILD = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
 
+LOG = b'{"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "again and again"}}\n'
+
 lock = threading.Lock()
+
+
+def odd_answer(request: dict[str, Any], do: str) -> bytes | None:
+    """An answer that is none to a strict reader, or none at all."""
+    good = tool_answer(request, "ok", {}) or b""
+    if do == "surrogate":
+        return good.replace(b'"ok"', b'"cut \\ud83d"')
+    if do == "control":
+        return good.replace(b'"ok"', b'"a\x01\tb"')
+    if do == "bom":
+        return b"\xef\xbb\xbf" + good
+    if do == "float_id":
+        return good.replace(b'"id": %d,' % request["id"], b'"id": %d.0,' % request["id"])
+    if do == "no_jsonrpc":
+        return good.replace(b'"jsonrpc": "2.0", ', b"")
+    if do == "digits":
+        return good.replace(b'"isError"', b'"_meta": {"n": %s}, "isError"' % (b"9" * 5000))
+    if do == "cut":
+        return good[:-20]
+    if do == "too_deep":
+        return good.replace(b'"ok"', b"[" * 100_000 + b"]" * 100_000)
+    if do == "no_result":
+        return json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": "ok"}).encode()
+    if do == "values":
+        return good.replace(b'"isError"', b'"_meta": {"n": [%s]}, "isError"' % b",".join([b"{}"] * 1_100_000))
+    return None
 
 
 def write(data: bytes) -> None:
@@ -50,7 +78,7 @@ def call(ground: Ground, request: dict[str, Any]) -> None:
     arguments = request["params"].get("arguments") or {}
     do = arguments.get("do", "ok")
     ground.execute(arguments["id"])
-    body = tool_answer(request, do, arguments)
+    body = tool_answer(request, do, arguments) or odd_answer(request, do)
     if body is not None:
         write(body + b"\n")
     elif do == "wait":
@@ -63,6 +91,15 @@ def call(ground: Ground, request: dict[str, Any]) -> None:
     elif do == "stop_reading":
         write(tool_answer(request, "ok", {}) + b"\n")  # type: ignore[operator]
         misbehave(do)
+    elif do == "flood":
+        for _ in range(30):
+            write(LOG * 100)
+        write(tool_answer(request, "ok", {}) + b"\n")  # type: ignore[operator]
+    elif do == "flood_stderr":
+        for _ in range(20):
+            sys.stderr.write("a\n" * 30_000)
+            sys.stderr.flush()
+        write(tool_answer(request, "ok", {}) + b"\n")  # type: ignore[operator]
     elif do == "noise":
         misbehave(do)
         write(tool_answer(request, "ok", {}) + b"\n")  # type: ignore[operator]

@@ -24,6 +24,7 @@ HTTP: tuple[Wire, ...] = (*STREAMABLE, "sse")
 WIRES: tuple[Wire, ...] = (*STDIO, *HTTP)
 
 ROOT = Path(__file__).parents[2]
+MAX_MESSAGE = 16 * 1024 * 1024
 
 
 class Place:
@@ -74,11 +75,17 @@ class Place:
             wire: Literal["trio", "sdk"] = "trio" if self.wire == "stdio" else "sdk"
             command = self.command or sys.executable
             return StdioServer(
-                command, args, cwd=ROOT, wire=wire, max_line=16 * 1024 * 1024, trusted=trusted, policy=policy
+                command, args, cwd=ROOT, wire=wire, max_message=MAX_MESSAGE, trusted=trusted, policy=policy
             )
         if self.wire == "sse":
-            return HttpServer(f"http://127.0.0.1:{self.port}/sse", transport="sse", trusted=trusted, policy=policy)
-        return HttpServer(f"http://127.0.0.1:{self.port}/mcp", trusted=trusted, policy=policy)
+            return HttpServer(
+                f"http://127.0.0.1:{self.port}/sse",
+                transport="sse",
+                max_message=MAX_MESSAGE,
+                trusted=trusted,
+                policy=policy,
+            )
+        return HttpServer(f"http://127.0.0.1:{self.port}/mcp", max_message=MAX_MESSAGE, trusted=trusted, policy=policy)
 
     # What is known of it.
 

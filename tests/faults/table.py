@@ -12,13 +12,13 @@ _INTRO = """\
 
 What callers got when something went wrong, on real processes and sockets. This page is written by `nox -s faults`, which plays
 every cell and checks it: no call hangs, no tool runs twice, no other call fails unless the session itself died, what a
-caller was told agrees with what the server executed, the next call works, and no process, descriptor or task is left.
+caller got agrees with what the server executed, the next call works, and no process, descriptor or task is left.
 
 *Struck* are the calls that the event hit, *siblings* the others on the same session at the time. *Seconds* run from the
 event to the last struck caller's outcome, or for a close to the end of the pool's block; they are those of one run on a small,
 busy machine. *Executed* is the server's own count, of all these calls. *Then* is what the next calls got, one after the
-other. *In a scope* the same inside `open_scope`, where it differs: there nothing is sent again, and the next caller is told
-once that the session is gone.
+other. *In a scope* the same inside `open_scope`, where it differs: there nothing is sent again, and the next caller gets one
+error that says that the session is gone.
 
 The policy here: `write_timeout=0.5`, `probe_timeout=0.3`, `close_timeout=1.5`, `connect_timeout=1` for a mute server, backoff
 from 0.1 to 0.2 s. Closing is by an exception where one call runs, by a cancellation where fifty run. What the outcomes mean

@@ -10,8 +10,10 @@ import pytest
 from .events import EVENTS, Cell, all_cells
 from .play import run_cell
 
+pytestmark = pytest.mark.exhaustive
+
 # These take seconds each, by their nature or their size.
-_LONG = ("frozen", "stops reading, the pipe is full", "mute at connect", "a 10 MB answer", "a line over `max_line`")
+_LONG = ("frozen", "stops reading, the pipe is full", "mute at connect", "a 10 MB answer", "a line over `max_message`")
 
 
 def _chosen() -> list[Cell]:

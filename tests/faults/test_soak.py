@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.soak import soak
+
+pytestmark = pytest.mark.exhaustive
 
 
 def test_every_call_of_a_short_soak_is_accounted_for() -> None:

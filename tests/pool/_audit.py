@@ -15,10 +15,11 @@ from trio.abc import Instrument
 from trio.testing import MockClock
 
 from trio_mcp_pool import ConnectionEvent, Event, Pool, PoolClosed, PoolStatistics, ServerStatistics, SessionClosed
+from trio_mcp_pool._connection._record import Connection
 
 T = TypeVar("T")
 
-_SUMMED = [f.name for f in fields(ServerStatistics) if not f.name.startswith("peak_")]
+_SUMMED = [f.name for f in fields(PoolStatistics) if f.name != "servers" and not f.name.startswith("peak_")]
 
 
 def on_virtual_time(
@@ -39,6 +40,17 @@ def on_virtual_time(
         )
     finally:
         scheduler._ALLOW_DETERMINISTIC_SCHEDULING = before
+
+
+_GAUGES = (
+    "size",
+    "sessions_idle",
+    "sessions_in_use",
+    "sessions_connecting",
+    "sessions_closing",
+    "tasks_waiting_acquire",
+    "leases_in_flight",
+)
 
 
 def _unbalanced(who: str, n: Any) -> list[str]:
@@ -70,23 +82,20 @@ def faults_in(pool: Pool) -> list[str]:
         if abs(getattr(stats, field) - total) > 1e-6:
             faults.append(f"pool: {field} is not the sum of the servers'")
     core = pool._core
-    in_use = waiting = 0
-    for entry in core._all_entries():
-        for lane in entry.lanes.values():
-            gauges = lane.gauges()
-            faults += _unbalanced(repr(lane), {**gauges, **lane.counts.as_dict()})
-            if gauges["size"] > gauges["max_sessions"]:
-                faults.append(f"{lane!r}: more connections than max_sessions: {gauges}")
-            in_use += gauges["sessions_in_use"]
-            waiting += gauges["tasks_waiting_acquire"]
-            for connection in lane.connections:
-                if len(connection.leases) > connection.policy.max_in_flight:
-                    faults.append(f"{connection!r}: more leases than max_in_flight")
-    if core.tally.in_use != in_use:
-        faults.append(f"the tally has {core.tally.in_use} in use, the lanes {in_use}")
-    # A waiter that was sent for but has left is between the two for the length of one tick.
-    if core.tally.waiting != waiting:
-        faults.append(f"the tally has {core.tally.waiting} waiting, the lanes {waiting}")
+    sums = dict.fromkeys(_GAUGES, 0)
+    for lane in core.all_lanes():
+        gauges = lane.gauges()
+        if gauges["size"] != sum(gauges[f"sessions_{phase}"] for phase in ("idle", "in_use", "connecting", "closing")):
+            faults.append(f"{lane!r}: size is not the sum of the states: {gauges}")
+        if gauges["size"] > max(lane.limit, lane.policy.max_sessions) + lane.policy.max_overlap:
+            faults.append(f"{lane!r}: more connections than max_sessions and max_overlap allow: {gauges}")
+        for name in _GAUGES:
+            sums[name] += gauges[name]
+    for name in _GAUGES:
+        if sums[name] != getattr(stats, name):
+            faults.append(f"pool: {name} is {getattr(stats, name)}, and the lanes have {sums[name]}")
+    if core.peaks.in_use != stats.sessions_in_use or core.peaks.waiting != stats.tasks_waiting_acquire:
+        faults.append(f"the pool's peaks stand at {core.peaks}")
     return faults
 
 
@@ -97,6 +106,7 @@ class Auditor:
         self.pool: Pool | None = None
         self.faults: list[str] = []
         self.events: list[Event] = []
+        self._leases: dict[Connection, int] = {}
 
     def event(self, e: Event) -> None:
         self.events.append(e)
@@ -106,8 +116,19 @@ class Auditor:
     def check(self, when: str) -> None:
         """Audit now."""
         assert self.pool is not None
-        for fault in faults_in(self.pool):
+        for fault in [*faults_in(self.pool), *self._new_leases_beyond_limit(self.pool)]:
             self.faults.append(f"at {trio.current_time():g} after {when}: {fault}")
+
+    def _new_leases_beyond_limit(self, pool: Pool) -> list[str]:
+        """Leases that a change of policy found are kept; new ones are not given beyond `max_in_flight`."""
+        before, self._leases = self._leases, {}
+        faults = []
+        for lane in pool._core.all_lanes():
+            for connection in lane.connections:
+                leases = self._leases[connection] = len(connection.leases)
+                if leases > max(connection.policy.max_in_flight, before.get(connection, 0)):
+                    faults.append(f"{connection!r}: more leases than max_in_flight")
+        return faults
 
     def check_closed(self) -> None:
         """Audit a pool whose block has ended."""

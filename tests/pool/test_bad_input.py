@@ -137,20 +137,60 @@ VALUES: list[Case] = [
     (backoff(factor=0.5), ValueError, r"Backoff\.factor must be at least 1, not 0.5"),
     (backoff(jitter=2), ValueError, r"Backoff\.jitter must be at most 1, not 2"),
     (backoff(first=9, cap=1), ValueError, r"Backoff\.cap must be at least first \(9\), not 1"),
-    (stdio(["python"]), TypeError, r"StdioServer\.command must be a str, not list"),
+    (stdio(["python"]), TypeError, r"StdioServer\.command must be a str or a path, not list"),
+    (stdio(b"python"), TypeError, r"StdioServer\.command must be a str or a path, not bytes"),
+    (stdio("x", ["-p", b"80"]), TypeError, r"StdioServer\.args\[1\] must be a str or a path, not bytes"),
+    (stdio("x", env={"A=1": ""}), ValueError, r"StdioServer\.env: name number 1 must not be empty or contain '='"),
+    (stdio("x", env={"A": "1\0"}), ValueError, r"StdioServer\.env\['A'\] must not contain a null character"),
+    (stdio("x", env={1: "1"}), TypeError, r"StdioServer\.env\[1\] must be a str, not int for a name"),
+    (stdio("x", env=lambda a, b: {}), TypeError, r"StdioServer\.env must be a function of nothing or of one .* Dial"),
+    (stdio("x", stderr="quiet"), ValueError, r"StdioServer\.stderr must be 'log', 'inherit' or 'discard', not 'quiet'"),
+    (stdio("x", max_values=0), ValueError, r"StdioServer\.max_values must be at least 1, not 0"),
+    (stdio("x", max_message=1.5), TypeError, r"StdioServer\.max_message must be a number of bytes, not float"),
+    (stdio("x", configure="now"), TypeError, r"StdioServer\.configure must be an async function .*, not str"),
+    (stdio("x", timeout=5), TypeError, r"StdioServer takes no timeout: .* `with trio\.move_on_after\(5\): "),
     (stdio(""), ValueError, r"StdioServer\.command must not be empty"),
     (stdio("x", "-m server"), TypeError, r"StdioServer\.args must be a sequence of str such as .*, not str"),
-    (stdio("x", ["-p", 80]), TypeError, r"StdioServer\.args\[1\] must be a str, not int"),
+    (stdio("x", ["-p", 80]), TypeError, r"StdioServer\.args\[1\] must be a str or a path, not int"),
     (stdio("x", env={"A": 1}), TypeError, r"StdioServer\.env\['A'\] must be a str, not int"),
     (stdio("x", env="A=1"), TypeError, r"StdioServer\.env must be a mapping of str to str, or a function .*, not str"),
     (stdio("x", cwd=3), TypeError, r"StdioServer\.cwd must be a path or None, not int"),
     (stdio("x", wire="asyncio"), ValueError, r"StdioServer\.wire must be 'trio' or 'sdk', not 'asyncio'"),
-    (stdio("x", max_line=0), ValueError, r"StdioServer\.max_line must be at least 1, not 0"),
+    (stdio("x", max_message=0), ValueError, r"StdioServer\.max_message must be at least 1, not 0"),
     (stdio("x", trusted="yes"), TypeError, r"StdioServer\.trusted must be a bool, not str"),
     (stdio("x", policy={"max_sessions": 2}), TypeError, r"StdioServer\.policy must be a PoolPolicy or None, not dict"),
     (http(80), TypeError, r"HttpServer\.url must be a str, not int"),
     (http("localhost:80/mcp"), ValueError, r"HttpServer\.url must be an http:// or https:// URL"),
     (http("http:///mcp"), ValueError, r"HttpServer\.url must be an http:// or https:// URL with a host"),
+    (http("http://h/\n"), ValueError, r"HttpServer\.url must not contain white space, a newline or another control"),
+    (
+        http("http://h", headers={"A": "b\n"}),
+        ValueError,
+        r"HttpServer\.headers\['A'\] must not begin or end .*\.strip\(\)",
+    ),
+    (http("http://h", headers={"A": "b\nc"}), ValueError, r"HttpServer\.headers\['A'\] must not contain a newline"),
+    (
+        http("http://h", headers={"A": "\u00e9"}),
+        ValueError,
+        r"HttpServer\.headers\['A'\] must be ASCII; percent-encode",
+    ),
+    (http("http://h", headers={"A": "1", "B:": ""}), ValueError, r"HttpServer\.headers: name number 2 is not the name"),
+    (http("http://h", timeout=5), TypeError, r"HttpServer takes no timeout: .* `with trio\.move_on_after\(5\): "),
+    (
+        http("http://h", ssl_context=True),
+        TypeError,
+        r"HttpServer\.ssl_context must be an ssl\.SSLContext or None, not bool",
+    ),
+    (http("http://h", proxy=80), TypeError, r"HttpServer\.proxy must be a str, not int"),
+    (http("http://h", proxy="h:80"), ValueError, r"HttpServer\.proxy must be an http:// or .* URL with a host"),
+    (http("http://h", wire="own"), ValueError, r"HttpServer\.wire must be 'trio' or 'sdk', not 'own'"),
+    (http("http://h", max_message=0), ValueError, r"HttpServer\.max_message must be at least 1, not 0"),
+    (http("http://h", max_values=0), ValueError, r"HttpServer\.max_values must be at least 1, not 0"),
+    (
+        http("http://h", max_connections=None),
+        TypeError,
+        r"HttpServer\.max_connections must be a number .*, not NoneType",
+    ),
     (http("http://h", headers=["a"]), TypeError, r"HttpServer\.headers must be a mapping of str to str"),
     (http("http://h", auth=("a", "b")), TypeError, r"HttpServer\.auth must be an httpx2\.Auth or None, not tuple"),
     (
@@ -159,6 +199,17 @@ VALUES: list[Case] = [
         r"HttpServer\.transport must be 'streamable-http' or 'sse', not 'ws'",
     ),
     (lambda: InProcessServer("server.py"), TypeError, r"InProcessServer\.server must be an mcp MCPServer .*, not str"),
+    (
+        lambda: CustomServer(print, configure=3),
+        TypeError,
+        r"CustomServer\.configure must be an async function .*, not int",
+    ),  # type: ignore[arg-type]
+    (lambda: ScriptedServer(timeout=5), TypeError, r"ScriptedServer takes no timeout: .*move_on_after\(5\)"),
+    (
+        lambda: ScriptedServer(configure=3),
+        TypeError,
+        r"ScriptedServer\.configure must be an async function .*, not int",
+    ),  # type: ignore[arg-type]
     (lambda: CustomServer("client"), TypeError, r"CustomServer\.factory must be callable, not str"),  # type: ignore[arg-type]
 ]
 
@@ -210,9 +261,9 @@ CALLS: list[tuple[Callable[[Pool], Any], type[Exception], str]] = [
     (lambda p: p.call_tool(GOOD, "echo"), TypeError, r"server must be the name of a server in the pool, not Scripted"),
     (lambda p: p.call_tool("x", "echo"), UnknownServerError, r"the pool has no server 'x'"),
     (lambda p: p.session("x").__aenter__(), UnknownServerError, r"the pool has no server 'x'"),
-    (lambda p: p.session("s", scope=[]).__aenter__(), TypeError, r"scope must be hashable, which list is not"),
-    (lambda p: p.acquire("s", scope={}), TypeError, r"scope must be hashable, which dict is not"),
-    (lambda p: p.list_tools("s", scope=[1]), TypeError, r"scope must be hashable, which list is not"),
+    (lambda p: p.session("s", scope=[]).__aenter__(), TypeError, r"a scope's key must be hashable, which list is not"),
+    (lambda p: p.acquire("s", scope={}), TypeError, r"a scope's key must be hashable, which dict is not"),
+    (lambda p: p.list_tools("s", scope=[1]), TypeError, r"a scope's key must be hashable, which list is not"),
     (lambda p: p.open_scope([]).__aenter__(), TypeError, r"a scope's key must be hashable, which list is not"),
     (lambda p: p.open_scope(servers=[GOOD]).__aenter__(), TypeError, r"servers must be a mapping"),
     (lambda p: p.open_scope(servers={"x": 3}).__aenter__(), TypeError, r"servers\['x'\] must be a StdioServer"),
@@ -225,7 +276,7 @@ CALLS: list[tuple[Callable[[Pool], Any], type[Exception], str]] = [
 ]
 SYNC: list[tuple[Callable[[Pool], Any], type[Exception], str]] = [
     (lambda p: p.acquire_nowait("x"), UnknownServerError, r"the pool has no server 'x'"),
-    (lambda p: p.acquire_nowait("s", scope=[]), TypeError, r"scope must be hashable"),
+    (lambda p: p.acquire_nowait("s", scope=[]), TypeError, r"a scope's key must be hashable"),
     (lambda p: p.add_server("s", GOOD), ValueError, r"the pool has a server 's' already; use reconfigure to change it"),
     (lambda p: p.add_server("", GOOD), TypeError, r"a server's name must be a non-empty str"),
     (lambda p: p.add_server("t", "python"), TypeError, r"servers\['t'\] must be a StdioServer"),  # type: ignore[arg-type]
@@ -265,7 +316,7 @@ async def test_an_unknown_server_is_a_KeyError_that_reads_like_a_sentence() -> N
             await pool.acquire("files")
 
 
-async def test_a_factory_that_gives_no_client_is_told_by_its_name() -> None:
+async def test_a_factory_that_returns_no_client_is_named_in_the_error() -> None:
     class Wrong:
         async def __aenter__(self) -> int:
             return 3

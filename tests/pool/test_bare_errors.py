@@ -257,3 +257,17 @@ async def test_R14_the_users_errors_are_not_kept_alive_by_the_pool(autojump_cloc
     await settle()
     gc.collect()
     assert gone() is None
+
+
+async def test_R2_a_body_that_leaves_a_cancel_scope_open_is_told_by_Trio_and_the_pool_closes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """It would hang for ever otherwise: the pool's own tasks are shielded."""
+    server = ScriptedServer()
+    scope = trio.CancelScope()
+    with trio.CancelScope() as outer, pytest.raises(RuntimeError, match="Cancel scope stack corrupted"):
+        async with open_pool({"s": server}) as pool:
+            await pool.call_tool("s", "echo", {"text": "x"})
+            scope.__enter__()
+    assert not outer.cancelled_caught
+    assert server.open_connections == 0

@@ -21,6 +21,8 @@ from trio_mcp_pool.testing import ScriptedServer, error, slow
 
 from ._audit import Auditor, on_virtual_time
 
+pytestmark = pytest.mark.exhaustive
+
 POLICY = PoolPolicy(drain_timeout=4, close_timeout=3, connect_timeout=5, max_sessions=2, max_in_flight=2)
 BOUND = POLICY.drain_timeout + POLICY.close_timeout + 0.5
 # No way into the pool has so many steps; a run that gets here would never get through.

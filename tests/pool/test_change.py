@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -45,13 +46,17 @@ async def test_drain_replaces_every_connection_and_drops_no_call(autojump_clock:
         assert trio.current_time() == 5
         nursery.start_soon(call, 1)
     assert sorted(done) == [(5, "done"), (6, "done")]
-    assert ledger.story(SessionOpened, SessionClosed) == [
+    *story, a, b = ledger.story(SessionOpened, SessionClosed)
+    assert [*story, *sorted((a, b))] == [
         (0, "SessionOpened", 1),
         (0, "SessionOpened", 2),
+        # Both were used within the last second, so each gets its successor beside it, one at a time (`max_overlap=1`).
+        (0, "SessionOpened", 3),
         (0, "SessionClosed", 2, "drained"),
+        (0, "SessionOpened", 4),
         (5, "SessionClosed", 1, "drained"),
-        (5, "SessionOpened", 3),
         (6, "SessionClosed", 3, "shutdown"),
+        (6, "SessionClosed", 4, "shutdown"),
     ]
 
 
@@ -99,7 +104,7 @@ async def test_drain_forgets_the_backoff(autojump_clock: trio.testing.MockClock)
     async with watched_pool({"s": server}) as pool:
         with pytest.raises(Exception, match="FileNotFoundError"):
             await pool.wait_ready()
-        with pytest.raises(Exception, match="left alone for another"):
+        with pytest.raises(Exception, match="is in backoff for another"):
             await pool.wait_ready()
         await pool.drain("s")
         await pool.wait_ready()
@@ -135,6 +140,28 @@ async def test_remove_server_refuses_at_once_tells_waiters_and_lets_leases_finis
         pool.add_server("s", ScriptedServer())  # the name is free, its counters go on
         await pool.wait_ready("s")
         assert check_books(pool).servers["s"].connects == 2
+
+
+async def test_R10_the_peaks_of_a_name_are_those_of_all_servers_that_had_it_together(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    policy = PoolPolicy(max_sessions=2, max_in_flight=1)
+    async with (
+        watched_pool({"s": ScriptedServer()}, policy=policy, limits=False) as pool,
+        trio.open_nursery() as nursery,
+    ):
+        old = await pool.acquire("s")
+        nursery.start_soon(pool.remove_server, "s")
+        await settle()
+        pool.add_server("s", ScriptedServer())
+        new = await pool.acquire("s")
+        stats = check_books(pool).servers["s"]
+        assert (stats.sessions_in_use, stats.peak_in_use) == (2, 2)
+        old.release()
+        new.release()
+        await settle()
+        stats = check_books(pool).servers["s"]
+        assert (stats.sessions_in_use, stats.peak_in_use) == (0, 2)
 
 
 async def test_reconfigure_touches_only_what_differs(autojump_clock: trio.testing.MockClock) -> None:
@@ -276,6 +303,23 @@ async def test_events_are_told_in_order_as_one_record(autojump_clock: trio.testi
     ]
 
 
+async def test_R9_no_session_is_dialled_for_a_waiter_whom_it_could_not_serve(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """An exclusive session drains: its successor may not be lent beside it. With no idle time it would be dialled for ever."""
+    server = ScriptedServer()
+    policy = PoolPolicy(max_in_flight=1, idle_timeout=0)
+    async with watched_pool({"s": server}, policy=policy) as pool, trio.open_nursery() as nursery:
+        session = await pool.acquire("s")
+        nursery.start_soon(pool.drain, "s")
+        nursery.start_soon(pool.call_tool, "s", "echo", {"text": "x"})
+        await trio.sleep(3)
+        assert [c.dialled_at for c in server.connections] == [0, 0]
+        session.release()
+    assert trio.current_time() == 3
+    assert [c.dialled_at for c in server.connections] == [0, 0, 3]
+
+
 async def test_R10_after_a_change_to_fewer_the_old_sessions_are_allowed_until_they_have_gone(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -299,4 +343,37 @@ async def test_R10_after_a_change_to_fewer_the_old_sessions_are_allowed_until_th
         note()
         assert text(await pool.call_tool("s", "echo", {"text": "new"})) == "new"
         note()
-    assert limits == [(0, 2, 2), (0, 2, 2), (4, 1, 1), (5, 1, 1)]
+    # At 3 there is room for one new session beside the old one that still works, and so the call at 4 waits for nobody.
+    assert limits == [(0, 2, 2), (0, 2, 2), (4, 2, 1), (4, 2, 1)]
+
+
+async def test_R9_where_there_is_no_room_for_a_successor_an_idle_old_session_goes_first(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    old = ScriptedServer({"pause": pause}, policy=PoolPolicy(max_sessions=4, max_in_flight=1, drain_timeout=math.inf))
+    new, ledger = ScriptedServer(policy=PoolPolicy(max_sessions=1)), Ledger()
+    async with watched_pool({"s": old}, ledger=ledger) as pool, trio.open_nursery() as nursery:
+        for seconds in (1, 2, 3, 4):
+            nursery.start_soon(pool.call_tool, "s", "pause", {"seconds": seconds})
+        await settle()
+        await pool.reconfigure({"s": new})
+        assert trio.current_time() == 4
+    assert [(at, what, *why) for at, what, _, *why in ledger.story(SessionOpened, SessionClosed)[4:]] == [
+        *[(at, "SessionClosed", "drained") for at in (1, 2, 3)],
+        (3, "SessionOpened"),
+        (4, "SessionClosed", "drained"),
+        (4, "SessionClosed", "shutdown"),
+    ]
+
+
+async def test_R9_a_session_used_a_moment_ago_is_ended_first_where_there_is_no_room_for_a_successor(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    old = ScriptedServer(policy=PoolPolicy(max_sessions=2, max_in_flight=1, drain_timeout=math.inf))
+    new = ScriptedServer(policy=PoolPolicy(max_sessions=1))
+    async with watched_pool({"s": old}) as pool:
+        async with pool.session("s"), pool.session("s"):
+            pass
+        await pool.reconfigure({"s": new})
+        assert trio.current_time() == 0
+        assert (old.open_connections, new.open_connections) == (0, 1)

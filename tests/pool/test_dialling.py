@@ -265,10 +265,29 @@ async def test_R5_a_server_with_wait_keeps_its_callers_until_the_next_dial(
     assert [c.dialled_at for c in server.connections] == [0, 1, 3]
 
 
-async def test_R5_while_a_server_is_on_trial_its_scopes_share_one_dial(
+async def test_R9_a_failed_dial_that_is_no_successors_counts_although_a_predecessor_lives(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    server = ScriptedServer(gates={"spawn": [error(OSError), slow(1)]})
+    """Else the lane would dial for `min_sessions` again at once, and again."""
+    server = ScriptedServer()
+    policy = PoolPolicy(min_sessions=2, max_sessions=2, max_in_flight=1, drain_timeout=100, backoff=EXACT)
+    async with watched_pool({"s": server}, policy=policy) as pool, trio.open_nursery() as nursery:
+        async with pool.session("s") as session:
+            await session.list_tools()
+            await settle()
+            server.gates["spawn"] = error(OSError)
+            nursery.start_soon(pool.drain, "s")
+            await trio.sleep(8)
+        nursery.cancel_scope.cancel()
+    # Two sessions; then a successor, whose failure counts against nobody and ends the old session that is idle; then those
+    # for the second of `min_sessions`.
+    assert [c.dialled_at for c in server.connections] == [0, 0, 0, *(0, 1, 3, 7)]
+
+
+async def test_R5_after_a_backoff_each_scope_dials_for_itself(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = ScriptedServer(gates={"spawn": [error(OSError), slow(1), slow(1), slow(1)]})
     policy = PoolPolicy(backoff=EXACT)
     async with watched_pool({"s": server}, policy=policy) as pool, trio.open_nursery() as nursery:
         with pytest.raises(ConnectError):
@@ -279,7 +298,7 @@ async def test_R5_while_a_server_is_on_trial_its_scopes_share_one_dial(
         lanes = [Callers(pool, nursery, scope=key) for key in "abc"]
         for lane in lanes:
             await lane.start(1)
-        assert server.open_connections == 1
+        assert server.open_connections == 3
     assert [lane.got for lane in lanes] == [{0: (2, "ok")}] * 3
     assert len(server.connections) == 4
 

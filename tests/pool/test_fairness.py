@@ -122,18 +122,19 @@ async def test_R4_a_task_that_would_wait_for_itself_gets_a_RuntimeError(
 ) -> None:
     policy = PoolPolicy(max_in_flight=1, max_sessions=2)
     async with watched_pool({"s": ScriptedServer()}, policy=policy) as pool:
-        first, second = await pool.acquire("s"), await pool.acquire("s")
-        for _ in range(2):
-            with pytest.raises(RuntimeError, match=r"already holds every session of server 's'.*release one first"):
-                await pool.acquire("s")
-        with pytest.raises(RuntimeError, match="max_sessions or max_in_flight"):
-            await pool.call_tool("s", "echo", {"text": "x"})
-        check_books(pool)
-        # Another scope is another lane.
-        (await pool.acquire("s", scope="other")).release()
-        first.release()
-        (await pool.acquire("s")).release()
-        second.release()
+        async with pool.session("s"):
+            async with pool.session("s"):
+                for _ in range(2):
+                    with pytest.raises(
+                        RuntimeError, match=r"already holds every session of server 's'.*release one first"
+                    ):
+                        await pool.acquire("s")
+                with pytest.raises(RuntimeError, match="max_sessions or max_in_flight"):
+                    await pool.call_tool("s", "echo", {"text": "x"})
+                check_books(pool)
+                # Another scope is another lane.
+                (await pool.acquire("s", scope="other")).release()
+            (await pool.acquire("s")).release()
 
 
 async def test_R4_no_RuntimeError_where_somebody_else_could_release(autojump_clock: trio.testing.MockClock) -> None:

@@ -32,6 +32,8 @@ from trio_mcp_pool.testing import Gate, ScriptedServer, error, never, ok, slow
 
 from ._audit import Auditor, on_virtual_time
 
+pytestmark = pytest.mark.exhaustive
+
 STAGES = ("spawn", "handshake", "call", "stream", "close")
 GATES = ("ok", "error", "slow", "never")
 MOMENTS = ("dialling", "calling", "idle", "closing")

@@ -46,7 +46,7 @@ async def test_a_scope_that_was_only_looked_at_is_forgotten(autojump_clock: trio
             pass
 
 
-async def test_callers_that_give_up_early_do_not_hide_that_a_session_is_mute(
+async def test_callers_that_cancel_early_do_not_hide_that_a_session_is_mute(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     server = ScriptedServer()

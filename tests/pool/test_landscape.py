@@ -104,10 +104,12 @@ async def test_T3_a_second_process_starts_while_the_first_still_closes(
                 await pool.wait_ready()
             await trio.sleep(1)  # the backoff is over, cleaning up is not
         else:
-            await pool.wait_ready()
+            await pool.call_tool("s", "echo", {"text": "w"})  # a session that is proved
+            await trio.sleep(2)  # and unused for long enough to be replaced strictly
         if end == "idle":
-            await trio.sleep(5.5)
+            await trio.sleep(3.5)
         elif end == "killed":
+            await pool.call_tool("s", "echo", {"text": "x"})  # so that its death is no failure of its dial
             server.kill()
             await settle()
         elif end == "drained":

@@ -62,7 +62,7 @@ async def test_R2_under_cancellation_the_bodys_finally_shields_itself(autojump_c
 
 
 @pytest.mark.parametrize("ending", ["clean", "raising", "cancelled"])
-async def test_R2_waiters_are_told_at_once_and_leases_have_drain_timeout_after_a_clean_end_only(
+async def test_R2_waiters_get_the_error_at_once_and_leases_have_drain_timeout_after_a_clean_end_only(
     ending: str, autojump_clock: trio.testing.MockClock
 ) -> None:
     server = ScriptedServer({"work": slow_work})
@@ -151,19 +151,20 @@ async def test_R2_the_bodys_own_unreleased_leases_end_with_it(
     policy = PoolPolicy(max_in_flight=1, max_sessions=2, drain_timeout=30)
     with _expecting(ending):
         async with watched_pool({"s": server}, policy=policy) as pool:
-            await pool.acquire("s")
-            await pool.acquire("s")
+            held = [await pool.acquire("s"), await pool.acquire("s")]
             if ending == "raising":
                 raise ZeroDivisionError
     assert trio.current_time() == 0
     assert server.open_connections == 0
+    for session in held:
+        assert "released" in repr(session)
 
 
 def _expecting(ending: str) -> Any:
     return pytest.raises(ZeroDivisionError) if ending == "raising" else trio.CancelScope()
 
 
-async def test_R2_a_call_on_a_lease_that_the_bodys_end_took_away_is_told_what_became_of_it(
+async def test_R2_a_call_on_a_lease_that_the_bodys_end_took_away_gets_the_error_that_says_so(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     """The body leases, another task calls through the lease: what matters to it is whether the tool may have run."""
@@ -346,7 +347,7 @@ async def test_closing_races_a_dial_that_ends_at_the_same_moment(
     assert server.open_connections == 0
 
 
-async def test_the_last_event_is_PoolClosed_and_nothing_can_be_asked_of_a_closed_pool(
+async def test_the_last_event_is_PoolClosed_and_every_verb_of_a_closed_pool_raises(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     ledger = Ledger()

@@ -32,16 +32,19 @@ async def test_min_sessions_are_dialled_unasked_kept_ready_and_replaced(autojump
     server, ledger = ScriptedServer(gates={"spawn": slow(1)}), Ledger()
     policy = PoolPolicy(min_sessions=2, max_sessions=3, idle_timeout=10)
     async with watched_pool({"s": server}, policy=policy, ledger=ledger) as pool:
-        await trio.sleep(50)
+        await pool.call_tool("s", "echo", {"text": "x"})  # so its death is nothing that its dial has to answer for
+        await trio.sleep_until(50)
         assert check_books(pool).sessions_idle == 2
         server.kill(1)
+        server.kill(2)
         await settle()
-        assert check_books(pool).sessions_connecting == 1
+        assert check_books(pool).sessions_connecting == 2
         await trio.sleep(50)
         assert check_books(pool).sessions_idle == 2
     assert [(at, what) for at, what, *_ in ledger.story(SessionOpened)] == [
         (1, "SessionOpened"),
         (1, "SessionOpened"),
+        (51, "SessionOpened"),
         (51, "SessionOpened"),
     ]
 
@@ -69,7 +72,8 @@ async def test_min_sessions_of_a_dead_server_are_dialled_at_the_pace_of_the_back
     policy = PoolPolicy(min_sessions=3, max_sessions=3, backoff=Backoff(first=1, factor=2, cap=8, jitter=0))
     async with watched_pool({"s": server}, policy=policy):
         await trio.sleep(30)
-    assert [c.dialled_at for c in server.connections] == [0, 0, 0, 4, 12, 20, 28]
+    # Three dials that fail together are one outage, and count once.
+    assert [c.dialled_at for c in server.connections] == [at for at in (0, 1, 3, 7, 15, 23) for _ in range(3)]
 
 
 async def test_max_lifetime_is_shortened_by_up_to_five_percent_and_replaced_after(
@@ -100,16 +104,20 @@ async def test_max_lifetime_waits_for_running_leases_however_long(autojump_clock
                 async with pool.session("s") as another:
                     await another.list_tools()
 
-            nursery.start_soon(next_one)  # it gets the new one
-            await trio.sleep(1)
-            assert check_books(pool).tasks_waiting_acquire == 1
-            session.release()
-        assert ledger.story(SessionOpened, SessionClosed) == [
-            (0, "SessionOpened", 1),
-            (5001, "SessionClosed", 1, "lifetime"),
-            (5001, "SessionOpened", 2),
+            nursery.start_soon(next_one)  # it waits for nobody
+            await settle()
+            assert check_books(pool).tasks_waiting_acquire == 0
+            assert trio.current_time() == 5000
+        await settle()
+        (opened, successor_at), (closed, idle_at), *after = [
+            (line[1:], line[0]) for line in ledger.story(SessionOpened, SessionClosed) if line[0]
         ]
-        assert server.peak_open == 1
+        # The successor was dialled beside the old one. Nobody used it, so it was closed at the end of its own life, strictly.
+        assert (opened, closed) == (("SessionOpened", 2), ("SessionClosed", 2, "lifetime"))
+        assert 95 <= successor_at <= 100
+        assert 95 <= idle_at - successor_at <= 100
+        assert after == [(("SessionOpened", 3), 5000), (("SessionClosed", 1, "lifetime"), 5000)]
+        assert server.peak_open == 2
 
 
 async def test_max_waiting_allows_for_what_the_dials_under_way_will_serve(
@@ -198,7 +206,9 @@ async def test_connect_timeout_begins_when_the_dials_turn_has_come(autojump_cloc
     servers = {f"s{n}": ScriptedServer(gates={"spawn": slow(2)}) for n in range(3)}
     async with watched_pool(servers, policy=PoolPolicy(connect_timeout=3), max_connecting=1) as pool:
         await pool.wait_ready()
-        assert trio.current_time() == 6
+        # The place of each dial is lent a second after it began (R5b), and the third one has waited for two of its three.
+        assert sorted(s.connections[0].dialled_at for s in servers.values()) == [0, 1, 2]
+        assert trio.current_time() == 4
 
 
 async def test_max_connecting_bounds_the_dials_of_the_whole_pool_in_the_order_of_asking(
@@ -225,10 +235,11 @@ async def test_a_dead_server_with_many_sessions_does_not_delay_another(autojump_
         for _ in range(20):
             nursery.start_soon(pool.acquire, "dead")
         await trio.sleep(5)
-        assert dead.open_connections == 3
+        assert dead.open_connections == 4
         for n in range(3):
-            await pool.wait_ready(f"well{n}")
+            await pool.wait_ready(f"well{n}")  # it is lent a place at once, for the four have long been held
         assert trio.current_time() == 8
+        assert dead.open_connections == 4
         nursery.cancel_scope.cancel()
 
 
@@ -259,7 +270,7 @@ async def test_R1_owners_run_in_the_context_of_the_pool_and_not_of_a_caller(
         await pool.drain("s")
         await pool.wait_ready("s")
         assert who.get() == "the body"
-    assert seen == ["the pool"] * 3
+    assert seen == ["the pool"] * 4  # both sessions were replaced
 
 
 async def test_a_servers_own_policy_replaces_the_pools_as_a_whole(autojump_clock: trio.testing.MockClock) -> None:
@@ -302,7 +313,7 @@ async def test_a_server_that_shakes_hands_and_dies_at_once_is_not_dialled_in_a_s
     observer = _Killer(server)
     async with watched_pool({"s": server}, policy=policy, ledger=observer):
         await trio.sleep(60)
-    assert [c.dialled_at for c in server.connections] == [0, 0, 2, 6, 14, 30]
+    assert [c.dialled_at for c in server.connections] == [0, 1, 3, 7, 15, 31]
 
 
 class _Killer(Ledger):
@@ -339,16 +350,17 @@ async def test_closing_is_counted_by_its_reason(autojump_clock: trio.testing.Moc
         await trio.sleep(11)
         await pool.wait_ready()
         await pool.drain("s")
-        await pool.wait_ready()
+        await pool.call_tool("s", "echo", {"text": "x"})
         server.kill()
         await settle()
         async with pool.session("s"):
             await trio.sleep(30)
         await pool.wait_ready()
     reasons = [e.reason for e in ledger.events if isinstance(e, SessionClosed)]
-    assert reasons == ["idle", "drained", "broken", "lifetime", "shutdown"]
+    # The second idle one is the successor of the one whose lease outlasted `max_lifetime`.
+    assert reasons == ["idle", "drained", "broken", "idle", "lifetime", "shutdown"]
     stats = check_books(pool)
-    assert [getattr(stats, f"closed_{reason}") for reason in reasons] == [1] * 5
+    assert [getattr(stats, f"closed_{reason}") for reason in reasons] == [2, 1, 1, 2, 1, 1]
 
 
 async def test_the_seconds_are_counted(autojump_clock: trio.testing.MockClock) -> None:

@@ -42,7 +42,7 @@ async def note(pool: Pool | ScopedPool, what: str, **where: Any) -> str:
     return text(await pool.call_tool("s", "remember", {"what": what}, **where))
 
 
-async def test_a_scope_is_shared_by_those_who_name_it_and_by_nobody_else(
+async def test_a_scope_is_shared_by_callers_that_name_it_and_by_no_others(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     server = remembering()
@@ -149,7 +149,7 @@ async def test_open_scope_owns_its_key(autojump_clock: trio.testing.MockClock) -
         assert await note(pool, "now shared", scope="mine") == "now shared"
 
 
-async def test_fresh_scopes_are_strangers_to_each_other(autojump_clock: trio.testing.MockClock) -> None:
+async def test_fresh_scopes_share_nothing(autojump_clock: trio.testing.MockClock) -> None:
     async with watched_pool({"s": remembering()}) as pool:
         async with pool.open_scope() as one, pool.open_scope() as two:
             assert await note(one, "a") == "a"
@@ -178,7 +178,7 @@ async def test_servers_can_be_added_and_overridden_inside(autojump_clock: trio.t
 
 
 @pytest.mark.parametrize("how", ["idle", "in use"])
-async def test_when_a_scopes_session_dies_the_next_call_is_told_once_and_the_one_after_has_a_new_session(
+async def test_when_a_scopes_session_dies_the_next_call_gets_one_error_and_the_one_after_has_a_new_session(
     how: str, autojump_clock: trio.testing.MockClock
 ) -> None:
     server, ledger = remembering(), Ledger()
@@ -203,7 +203,9 @@ async def test_when_a_scopes_session_dies_the_next_call_is_told_once_and_the_one
         assert check_books(pool).sessions_lost == 2
 
 
-async def test_a_call_that_was_lost_unwritten_is_the_one_that_is_told(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_call_that_was_lost_unwritten_is_the_one_that_gets_the_error(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     server = remembering()
     async with watched_pool({"s": server}) as pool, pool.open_scope() as corner:
         await note(corner, "a")
@@ -254,7 +256,7 @@ async def test_a_scopes_end_closes_all_of_it_in_the_order_of_R2(
                 async with pool.open_scope("k") as corner:
                     outside.start_soon(call, corner)
                     await trio.sleep(2)
-                    await corner.acquire("s")  # the body's own lease ends with it
+                    mine = await corner.acquire("s")  # the body's own lease ends with it
                     if ending == "raising":
                         raise ZeroDivisionError
                     if ending == "cancelled":
@@ -263,6 +265,7 @@ async def test_a_scopes_end_closes_all_of_it_in_the_order_of_R2(
             except ZeroDivisionError:
                 pass
         record.append((trio.current_time(), "left"))
+        assert "released" in repr(mine)
         with pytest.raises(PoolClosedError, match="scope 'k' is closed"):
             await corner.call_tool("s", "work", {"seconds": 1})
         assert (server.open_connections, check_books(pool).closed_drained) == (0, 1)

@@ -22,7 +22,7 @@ from trio_mcp_pool import (
     StdioServer,
 )
 from trio_mcp_pool._wire._link import Link
-from trio_mcp_pool._wire._stderr import KEPT, Stderr
+from trio_mcp_pool._wire.stdio._stderr import KEPT, Stderr
 from trio_mcp_pool.testing import ScriptedServer, error, never
 
 from .books import Ledger, settle, watched_pool
@@ -51,6 +51,7 @@ SERVERS = {
     "url": HttpServer(f"http://user:{SECRET}@127.0.0.1:9/mcp?key={SECRET}"),
     "headers": HttpServer("http://127.0.0.1:9/mcp", headers={"Authorization": f"Bearer {SECRET}"}),
     "headers function": HttpServer("http://127.0.0.1:9/mcp", headers=headers),
+    "proxy": HttpServer("http://127.0.0.1:9/mcp", proxy=f"http://user:{SECRET}@127.0.0.1:9"),
 }
 
 
@@ -79,12 +80,25 @@ async def test_R16_a_failed_dial_shows_no_secret_anywhere(name: str, caplog: pyt
         SECRET,
     ],
 )
-async def test_R16_a_function_that_gives_the_wrong_thing_is_told_so_without_showing_it(bad: Any) -> None:
+async def test_R16_the_error_for_a_function_that_returns_a_wrong_value_does_not_show_it(bad: Any) -> None:
     async with watched_pool({"s": StdioServer("no-such-command-here", env=lambda: bad)}) as pool:
         with pytest.raises(ConnectError, match=r"StdioServer\.env must give a mapping of str to str") as caught:
             await pool.wait_ready()
         assert caught.value.phase == "configure"
         assert SECRET not in "".join(traceback.format_exception(caught.value)).replace(repr(SECRET), "")
+
+
+@pytest.mark.parametrize(
+    "bad", [f"Bearer {SECRET}\n", f" {SECRET}", f"{SECRET}\r\nX: y", f"{SECRET}\0", f"{SECRET}\u20ac"]
+)
+async def test_R16_a_header_that_HTTP_cannot_carry_is_refused_by_its_name_in_the_dial(bad: str) -> None:
+    server = HttpServer("http://127.0.0.1:9/mcp", headers=lambda: {"Authorization": bad})
+    async with watched_pool({"s": server}) as pool:
+        with pytest.raises(ConnectError, match=r"HttpServer\.headers\['Authorization'\] must ") as caught:
+            await pool.wait_ready()
+        assert caught.value.phase == "configure"
+        assert isinstance(caught.value.__cause__, ValueError)
+        assert SECRET not in shown(caught.value, caught.value.__cause__)
 
 
 @pytest.mark.parametrize("how", ["written", "unwritten", "result"])
@@ -126,6 +140,15 @@ def test_R16_wrong_values_are_refused_by_their_type_and_not_shown() -> None:
         lambda: HttpServer(f"ftp://user:{SECRET}@h"),
         lambda: HttpServer(f"http://user:{SECRET}/more@h"),  # a slash ends the host, and half a password is the port
         lambda: HttpServer(f"http://user:{SECRET}\u2100@h"),
+        lambda: HttpServer(f"http://user:{SECRET}@h\n"),
+        lambda: HttpServer("http://h", proxy=f"ftp://user:{SECRET}@h"),
+        lambda: HttpServer("http://h", proxy=f"http://user:{SECRET}/more@h"),
+        lambda: HttpServer("http://h", headers={"Authorization": f"Bearer {SECRET}\n"}),
+        lambda: HttpServer("http://h", headers={"Authorization": f"Bearer\0{SECRET}"}),
+        lambda: HttpServer("http://h", headers={"Authorization": f"Bearer {SECRET}\u00e9"}),
+        lambda: HttpServer("http://h", headers={f"Authorization: Bearer {SECRET}": ""}),
+        lambda: StdioServer("x", env={f"TOKEN={SECRET}": ""}),
+        lambda: StdioServer("x", env={"TOKEN": f"{SECRET}\0"}),
         lambda: HttpServer("http://h", auth=("user", SECRET)),  # type: ignore[arg-type]
     ):
         with pytest.raises((TypeError, ValueError)) as caught:
@@ -154,6 +177,6 @@ async def test_R16_a_secret_is_masked_in_a_tail_of_stderr_however_it_is_cut(
                 said = said[5000:]
                 await settle()
             os.close(writing)
-    stderr.close()
+    await stderr.finish()
     assert SECRET[-4:] not in link.stderr_tail
     assert SECRET[-4:] not in caplog.text

@@ -17,21 +17,21 @@ from trio_mcp_pool.testing import ScriptedServer
 
 from .books import settle
 
-# Deprecated by the protocol, all but `ping`, without which nobody could ask a server of the handshake era whether it lives.
-NOT_MIRRORED = {
+CLIENT_VERBS = sorted(
+    name for name, value in vars(mcp.Client).items() if inspect.isfunction(value) and not name.startswith("_")
+)
+# What makes sense on one session only: it changes that session's state, or speaks of something that was asked on it.
+ON_ONE_SESSION = {
     "send_progress_notification",
     "send_roots_list_changed",
     "set_logging_level",
     "subscribe_resource",
     "unsubscribe_resource",
 }
-CLIENT_VERBS = sorted(
-    name
-    for name, value in vars(mcp.Client).items()
-    if inspect.isfunction(value) and not name.startswith("_") and name not in NOT_MIRRORED
-)
-# What the pool offers by a server's name: all that is one request and one answer, and no question about one session.
-POOL_VERBS = [name for name in CLIENT_VERBS if name not in ("listen", "send_ping")]
+POOL_VERBS = [name for name in CLIENT_VERBS if name not in ON_ONE_SESSION]
+# A session can be told to hand over a server's questions instead of answering them by the callbacks.
+MAY_REQUIRE_INPUT = {"call_tool", "read_resource", "get_prompt"}
+ALLOW_INPUT_REQUIRED = ("allow_input_required", inspect.Parameter.KEYWORD_ONLY, False)
 
 
 def parameters(function: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
@@ -40,13 +40,13 @@ def parameters(function: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
 
 
 def test_the_verbs_of_the_client_are_those_that_this_page_knows() -> None:
-    assert set(NOT_MIRRORED) <= set(vars(mcp.Client))
-    assert {"call_tool", "listen", "complete"} <= set(CLIENT_VERBS)
+    assert {"call_tool", "listen", "complete", *ON_ONE_SESSION} <= set(CLIENT_VERBS)
 
 
 @pytest.mark.parametrize("verb", CLIENT_VERBS)
 def test_a_verb_of_the_session_takes_what_the_clients_takes(verb: str) -> None:
-    assert parameters(getattr(Session, verb)) == parameters(getattr(mcp.Client, verb))
+    more = [ALLOW_INPUT_REQUIRED] if verb in MAY_REQUIRE_INPUT else []
+    assert parameters(getattr(Session, verb)) == parameters(getattr(mcp.Client, verb)) + more
 
 
 @pytest.mark.parametrize("verb", POOL_VERBS)
@@ -93,12 +93,18 @@ ASKED: dict[str, Callable[[Session], Awaitable[object]]] = {
     "get_prompt": lambda s: s.get_prompt("x"),
     "complete": lambda s: s.complete(types.PromptReference(name="x"), {"name": "a", "value": "b"}),
     "send_ping": lambda s: s.send_ping(),
+    "set_logging_level": lambda s: s.set_logging_level("info"),
+    "subscribe_resource": lambda s: s.subscribe_resource("memo://x"),
+    "unsubscribe_resource": lambda s: s.unsubscribe_resource("memo://x"),
+    "send_roots_list_changed": lambda s: s.send_roots_list_changed(),
+    "send_progress_notification": lambda s: s.send_progress_notification("token", 0.5),
+    "send_request": lambda s: s.send_request(types.PingRequest(), types.EmptyResult),
     "listen": listen,
     **{name: ask(name) for name in ("protocol_version", "server_info", "server_capabilities", "instructions")},
 }
 
 
-def test_every_verb_is_asked_below() -> None:
+def test_every_verb_is_called_below() -> None:
     assert set(CLIENT_VERBS) <= set(ASKED)
 
 
@@ -116,7 +122,7 @@ async def test_R13_on_a_dead_session_every_verb_says_that_nothing_was_sent(
 
 
 @pytest.mark.parametrize(("end", "kind"), [("kill", SessionLostError), ("close", PoolClosedError)])
-async def test_R15_who_waits_for_a_stream_of_changes_is_told_when_the_session_ends(
+async def test_R15_a_task_that_waits_for_a_stream_of_changes_gets_an_error_when_the_session_ends(
     end: str, kind: type[Exception], autojump_clock: trio.testing.MockClock
 ) -> None:
     server = ScriptedServer()

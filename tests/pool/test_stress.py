@@ -36,6 +36,8 @@ from trio_mcp_pool.testing import Gate, ScriptedServer, error, never, ok, slow
 
 from ._audit import Auditor, on_virtual_time
 
+pytestmark = pytest.mark.exhaustive
+
 STEPS = int(os.environ.get("STRESS_STEPS", "500"))
 _first, _, _last = os.environ.get("STRESS_SEEDS", "0-23").partition("-")
 SEEDS = range(int(_first), int(_last or _first) + 1)

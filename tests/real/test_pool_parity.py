@@ -23,7 +23,7 @@ from pydantic import BaseModel
 
 from tests.servers.features_stdio import EXTENSION, Ticket
 from trio_mcp_pool import ConnectError, Pool, Session, StdioServer, open_pool
-from trio_mcp_pool._wire import _dispatcher
+from trio_mcp_pool._wire.jsonrpc import _outbound
 
 Mode = Literal["legacy", "auto"]
 Wire = Literal["trio", "sdk"]
@@ -302,7 +302,7 @@ async def test_both_wires_offer_all_that_a_client_offers(
     def no_span(*_: object) -> None:
         raise AssertionError("a span was made although nobody traces")
 
-    monkeypatch.setattr(_dispatcher, "client_span", no_span)
+    monkeypatch.setattr(_outbound, "client_span", no_span)
     caplog.set_level(logging.CRITICAL, "trio_mcp_pool.wire")
     caplog.set_level(logging.CRITICAL, "mcp.shared.jsonrpc_dispatcher")
     notes: dict[Wire, dict[str, Any]] = {}

@@ -19,24 +19,33 @@ import trio
 from trio_mcp_pool._errors import MessageTooLargeError
 from trio_mcp_pool._wire import _seam
 from trio_mcp_pool._wire._link import Call, Link, current_call
-from trio_mcp_pool._wire._sdk_stdio import connect_sdk_stdio
+from trio_mcp_pool._wire.stdio._sdk import connect_sdk_stdio
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="process groups")
 
 if os.name == "posix":
-    from trio_mcp_pool._wire._stdio import connect_stdio
+    from trio_mcp_pool._wire.stdio._connect import connect_stdio
 
 SERVER = str(Path(__file__).parents[1] / "servers" / "echo_stdio.py")
-MAX_LINE = 30_000_000
+MAX_MESSAGE = 30_000_000
 
 
 def wire(
-    name: str, link: Link, *args: str, env: dict[str, str] | None = None, max_line: int = MAX_LINE, **options: Any
+    name: str, link: Link, *args: str, env: dict[str, str] | None = None, max_message: int = MAX_MESSAGE, **options: Any
 ) -> Any:
     arguments = ["-S", SERVER, *args]
     if name == "trio":
-        return connect_stdio(link, sys.executable, arguments, env or {}, None, max_line, options)
-    return connect_sdk_stdio(link, sys.executable, arguments, env or {}, None, options)
+        return connect_stdio(
+            link,
+            sys.executable,
+            arguments,
+            env or {},
+            None,
+            max_message=max_message,
+            max_values=1_000_000,
+            client_options=options,
+        )
+    return connect_sdk_stdio(link, sys.executable, arguments, env or {}, None, client_options=options)
 
 
 def text(result: Any) -> str:
@@ -149,7 +158,7 @@ async def test_a_result_of_20_mb_arrives() -> None:
 
 
 async def test_an_answer_over_the_limit_is_a_typed_error_and_the_session_goes_on() -> None:
-    async with within(30), wire("trio", Link("echo"), max_line=100_000) as client:
+    async with within(30), wire("trio", Link("echo"), max_message=100_000) as client:
         with pytest.raises(MessageTooLargeError, match="echo"):
             await client.call_tool("big", {"bytes": 20_000_000})
         assert text(await client.call_tool("echo", {"text": "still here"})) == "still here"
@@ -195,7 +204,8 @@ async def test_R12_a_process_killed_while_idle_is_noticed_at_once(either: str) -
 
 
 async def test_a_crash_under_calls_fails_them_all_and_says_why(either: str) -> None:
-    link = Link("echo")
+    statuses: list[int | None] = []
+    link = Link("echo", on_lost=lambda: statuses.append(link.exit_status))
     failed: list[tuple[bool, bool]] = []
     async with within(20), wire(either, link) as client:
 
@@ -213,6 +223,7 @@ async def test_a_crash_under_calls_fails_them_all_and_says_why(either: str) -> N
             with pytest.raises(mcp.MCPError):
                 await client.call_tool("crash", {"status": 7})
         assert failed == [(True, True)] * 10
+        assert statuses == [7]  # known before anybody is told
     assert "I am going down" in link.stderr_tail
     assert link.exit_status == 7
 
@@ -225,7 +236,7 @@ async def test_an_exit_is_death_even_when_a_grandchild_keeps_stdout_open() -> No
         pid = int(text(await client.call_tool("leave_grandchild")))  # the last answer is not lost either
         with trio.fail_after(1):
             await lost.wait()
-    assert link.killed == [pid]
+    assert not link.killed  # it was asked, and went
     assert not alive(pid)
 
 
@@ -301,9 +312,13 @@ async def test_failing_is_said_before_the_clean_up() -> None:
 
 async def test_a_missing_command_and_a_forbidden_one_come_out_as_they_are(either: str, tmp_path: Path) -> None:
     connect: Callable[..., Any] = (
-        (lambda link, command: connect_stdio(link, command, [], {}, None, MAX_LINE, {}))
+        (
+            lambda link, command: connect_stdio(
+                link, command, [], {}, None, max_message=MAX_MESSAGE, max_values=1_000_000, client_options={}
+            )
+        )
         if either == "trio"
-        else (lambda link, command: connect_sdk_stdio(link, command, [], {}, None, {}))
+        else (lambda link, command: connect_sdk_stdio(link, command, [], {}, None, client_options={}))
     )
     plain = tmp_path / "plain"
     plain.write_text("no program")
@@ -413,7 +428,7 @@ def watch_shielded(function: Callable[[], Any]) -> Callable[[], Any]:
     return run
 
 
-async def test_cancelled_during_a_polite_close_it_hurries_up() -> None:
+async def test_a_close_that_is_cancelled_goes_straight_to_the_signals() -> None:
     link = Link("echo", close_timeout=10)
     async with within(20):
         with trio.CancelScope() as scope:
@@ -450,7 +465,7 @@ def test_the_sdk_wire_imports_where_posix_is_not() -> None:
         "import os, signal, subprocess, trio, anyio, mcp, mcp.client.stdio\n"
         "for name in 'killpg setsid set_blocking pidfd_open waitid getpgid'.split(): delattr(os, name)\n"
         "for name in 'SIGKILL SIGSTOP SIGCHLD'.split(): delattr(signal, name)\n"
-        "import trio_mcp_pool._wire._sdk_stdio\n"
+        "import trio_mcp_pool._wire.stdio._sdk\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 

@@ -179,6 +179,7 @@ def main():
     parser.add_argument("--era", default="both", choices=["legacy", "modern", "both"])
     parser.add_argument("--stubborn", action="store_true", help="ignore the end of stdin and SIGTERM")
     parser.add_argument("--ignore-eof", action="store_true")
+    parser.add_argument("--cleanup", help="on SIGTERM take a third of a second, then write this file and exit")
     parser.add_argument("--die", type=int, default=None, help="say why on stderr and exit with this status at once")
     parser.add_argument("--mute", action="store_true", help="read and never answer")
     parser.add_argument("--deaf", action="store_true", help="never read")
@@ -191,6 +192,15 @@ def main():
         os._exit(options.die)
     if options.stubborn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if options.cleanup:
+
+        def clean_up(*_):
+            time.sleep(0.3)
+            with open(options.cleanup, "w") as file:
+                file.write("clean")
+            os._exit(0)
+
+        signal.signal(signal.SIGTERM, clean_up)
     while options.deaf:
         time.sleep(60)
     for line in sys.stdin.buffer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -30,6 +31,7 @@ class Exchange:
     target: str
     headers: dict[str, str]
     body: bytes
+    sending: trio.Lock = field(default_factory=trio.Lock)
 
     @property
     def message(self) -> dict[str, Any]:
@@ -72,7 +74,8 @@ class Exchange:
         await self.stream.send_all("\r\n".join([*head, "", ""]).encode())
 
     async def chunk(self, data: bytes) -> None:
-        await self.stream.send_all(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        async with self.sending:
+            await self.stream.send_all(f"{len(data):x}\r\n".encode() + data + b"\r\n")
 
     async def reset(self) -> None:
         """Drop the connection so that the client sees a reset."""
@@ -93,7 +96,7 @@ Plan = Callable[[Exchange], Awaitable[None]]
 
 
 def tool_result(text: str) -> dict[str, Any]:
-    return {"content": [{"type": "text", "text": text}], "isError": False}
+    return {"content": [{"type": "text", "text": text}], "isError": False, "resultType": "complete"}
 
 
 async def _initialize(exchange: Exchange) -> None:
@@ -129,6 +132,34 @@ def rpc_error(code: int, error_code: int, message: str = "no") -> Plan:
         await exchange.reply_json({"jsonrpc": "2.0", "id": exchange.message.get("id"), "error": error}, code)
 
     return plan
+
+
+def anonymous_error(code: int, error_code: int, message: str) -> Plan:
+    """A JSON-RPC error that does not say what it answers."""
+
+    async def plan(exchange: Exchange) -> None:
+        error = {"code": error_code, "message": message}
+        await exchange.reply_json({"jsonrpc": "2.0", "id": None, "error": error}, code)
+
+    return plan
+
+
+async def empty_result(exchange: Exchange) -> None:
+    """The answer to a ping."""
+    await exchange.result({})
+
+
+async def discover(exchange: Exchange) -> None:
+    """The modern era's first answer."""
+    await exchange.result(
+        {
+            "supportedVersions": ["2026-07-28"],
+            "capabilities": {"tools": {}},
+            "resultType": "complete",
+            "ttlMs": 0,
+            "cacheScope": "private",
+        }
+    )
 
 
 async def reset(exchange: Exchange) -> None:
@@ -176,6 +207,10 @@ class RawServer:
 
     port: int = 0
     plans: dict[str, Plan] = field(default_factory=dict)
+    routes: dict[str, Plan] = field(default_factory=dict)
+    """Plans by path, for what is no MCP endpoint. They come first, and are not noted in `seen`."""
+    guard: Callable[[Exchange], Awaitable[bool]] | None = None
+    """Run before a plan of the MCP endpoint; it says whether it has answered."""
     seen: list[str] = field(default_factory=list)
     """The names of all requests, in the order of their coming."""
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -186,6 +221,14 @@ class RawServer:
     """The requests whose client hung up."""
     keep_alive: bool = True
     """Whether connections are used for more than one request."""
+    ssl_context: ssl.SSLContext | None = None
+    early: Callable[[Any], Awaitable[None]] | None = None
+    """What new connections are given to instead."""
+    connections: int = 0
+    """How many were accepted."""
+    open: int = 0
+    """How many of them are open."""
+    most_open: int = 0
     longest_body: int = 1 << 30
     """Connections that send more are reset in the middle of it."""
     hanging: trio.Event = field(default_factory=trio.Event)
@@ -195,6 +238,8 @@ class RawServer:
 
     @property
     def url(self) -> str:
+        if self.ssl_context is not None:
+            return f"https://localhost:{self.port}/mcp"
         return f"http://127.0.0.1:{self.port}/mcp"
 
     async def stop_listening(self) -> None:
@@ -210,10 +255,26 @@ class RawServer:
         listeners = await trio.open_tcp_listeners(self.port, host="127.0.0.1")
         with trio.CancelScope() as self._listening:
             task_status.started(listeners[0].socket.getsockname()[1])
-            await trio.serve_listeners(self._talk, listeners, handler_nursery=self.nursery)
+            serving: Any = listeners
+            if self.ssl_context is not None:
+                serving = [trio.SSLListener(one, self.ssl_context, https_compatible=True) for one in listeners]
+            await trio.serve_listeners(self._count, serving, handler_nursery=self.nursery)
+
+    async def _count(self, stream: trio.SocketStream) -> None:
+        self.connections += 1
+        self.open += 1
+        self.most_open = max(self.most_open, self.open)
+        try:
+            await self._talk(stream)
+        finally:
+            self.open -= 1
 
     async def _talk(self, stream: trio.SocketStream) -> None:
         buffer = b""
+        if self.early is not None:
+            async with stream:
+                await self.early(stream)
+            return
         async with stream:
             while True:
                 try:
@@ -222,6 +283,9 @@ class RawServer:
                         if not data:
                             return
                         buffer += data
+                        if buffer[:1] == b"\x16":  # TLS, on a port for plain HTTP
+                            await stream.send_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+                            return
                     head, _, buffer = buffer.partition(b"\r\n\r\n")
                     first, *lines = head.decode().split("\r\n")
                     headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
@@ -241,31 +305,43 @@ class RawServer:
                     return
 
     async def _answer(self, exchange: Exchange) -> None:
+        route = self.routes.get(exchange.target.partition("?")[0])
+        if route is not None:
+            await route(exchange)
+            return
         self.seen.append(exchange.name)
         self.headers.append(exchange.headers)
         self.targets.append(exchange.target)
-        await self.plans.get(exchange.name, DEFAULTS.get(exchange.name, ok))(exchange)
+        if self.guard is None or not await self.guard(exchange):
+            await self.plans.get(exchange.name, DEFAULTS.get(exchange.name, ok))(exchange)
 
 
-async def _no_tools(exchange: Exchange) -> None:
-    await exchange.result({"tools": []})
+async def _tools(exchange: Exchange) -> None:
+    """All that there are plans for, so that a client asks for them once and not after every call."""
+    names = {"good", *exchange.server.plans} - DEFAULTS.keys()
+    await exchange.result(
+        LISTED | {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in sorted(names)]}
+    )
 
 
+LISTED = {"resultType": "complete", "ttlMs": 0, "cacheScope": "private"}
 DEFAULTS: dict[str, Plan] = {
     "initialize": _initialize,
     "notifications/initialized": _accept,
     "notifications/cancelled": _accept,
     "server/discover": status(404),
-    "tools/list": _no_tools,
+    "tools/list": _tools,
     "GET": status(405),
     "DELETE": status(200),
 }
 
 
 @asynccontextmanager
-async def raw_server(plans: dict[str, Plan] | None = None, *, keep_alive: bool = True) -> AsyncIterator[RawServer]:
+async def raw_server(
+    plans: dict[str, Plan] | None = None, *, keep_alive: bool = True, ssl_context: ssl.SSLContext | None = None
+) -> AsyncIterator[RawServer]:
     """A server in this very run."""
-    server = RawServer(plans=dict(plans or {}), keep_alive=keep_alive)
+    server = RawServer(plans=dict(plans or {}), keep_alive=keep_alive, ssl_context=ssl_context)
     async with trio.open_nursery() as nursery:
         server.nursery = nursery
         await server.listen()
@@ -283,6 +359,18 @@ async def _sse_stream(exchange: Exchange) -> None:
     await exchange.chunk(b"event: endpoint\ndata: /messages\n\n")
     _SSE_STREAMS[exchange.server.port] = exchange
     await exchange.wait_gone()
+
+
+async def sse_result(exchange: Exchange) -> None:
+    """Accept a call, and answer `ok` over the stream."""
+    await exchange.reply(202)
+    await sse_answer(exchange)
+
+
+async def sse_answer(exchange: Exchange, text: str = "ok") -> None:
+    """Answer a call over the stream."""
+    answer = {"jsonrpc": "2.0", "id": exchange.message["id"], "result": tool_result(text)}
+    await _SSE_STREAMS[exchange.server.port].chunk(f"event: message\ndata: {json.dumps(answer)}\n\n".encode())
 
 
 async def _sse_post(exchange: Exchange, name: str) -> None:

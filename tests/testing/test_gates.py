@@ -47,7 +47,7 @@ def test_several_gates_are_used_in_order_and_then_all_is_ok() -> None:
     assert table.passages["spawn"] == 7
 
 
-def test_a_function_is_asked_with_the_number_of_the_passage() -> None:
+def test_a_function_is_called_with_the_number_of_the_passage() -> None:
     table = GateTable({"call": lambda number: never if number == 2 else ok})
     assert [table._draw("call") for _ in range(3)] == [ok, never, ok]
     table["call"] = lambda number: number

@@ -120,7 +120,7 @@ async def test_a_legacy_session_answers_a_ping(autojump_clock: trio.testing.Mock
             await client.send_ping()
 
 
-def test_wrong_options_are_told_when_it_is_made() -> None:
+def test_wrong_options_raise_when_it_is_made() -> None:
     with pytest.raises(TypeError, match="'tols'"):
         ScriptedServer(tols={})
     with pytest.raises(ValueError, match="eras"):
@@ -456,7 +456,7 @@ async def test_R12_killed_while_idle_is_noticed_in_the_same_moment(
         server.kill(1)
 
 
-async def test_killed_under_calls_no_answer_arrives_and_every_caller_is_told(
+async def test_killed_under_calls_no_answer_arrives_and_every_caller_gets_an_error(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     server = ScriptedServer(gates={"call": slow(5)})
@@ -634,7 +634,9 @@ async def test_a_tool_may_ask_the_client(autojump_clock: trio.testing.MockClock)
         assert text(await client.call_tool("ask")) == "decline"
 
 
-async def test_notices_of_change_reach_a_legacy_client_unasked(autojump_clock: trio.testing.MockClock) -> None:
+async def test_notifications_of_changes_reach_a_legacy_client_without_a_subscription(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     seen: list[Any] = []
 
     async def handler(message: Any) -> None:

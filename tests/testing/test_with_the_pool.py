@@ -11,7 +11,7 @@ from trio_mcp_pool import ConnectError, OutcomeUnknownError, open_pool
 from trio_mcp_pool.testing import ScriptedServer, error, slow
 
 
-async def test_a_missing_command_is_told_at_once(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_missing_command_is_reported_at_once(autojump_clock: trio.testing.MockClock) -> None:
     server = ScriptedServer()
     server.gates["spawn"] = error(FileNotFoundError("no-such-command"))
     async with open_pool({"files": server}) as pool:
@@ -33,6 +33,7 @@ async def test_the_result_arrives_after_three_seconds(autojump_clock: trio.testi
 async def test_a_call_after_a_crash_works_and_nothing_ran_twice(autojump_clock: trio.testing.MockClock) -> None:
     server = ScriptedServer()
     async with open_pool({"dictionary": server}) as pool:
+        await pool.list_tools("dictionary")  # a session that has answered; else its death is a failure of its dial
         server.gates["stream"] = [error()]
         with pytest.raises(OutcomeUnknownError):
             await pool.call_tool("dictionary", "echo", {"text": "a"})

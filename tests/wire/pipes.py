@@ -12,8 +12,8 @@ import trio
 from mcp.shared.dispatcher import DispatchContext, OnNotify, OnNotifyIntercept, OnRequest
 from mcp.shared.transport_context import TransportContext
 
-from trio_mcp_pool._wire._dispatcher import Dispatcher
 from trio_mcp_pool._wire._link import Call, Link, current_call
+from trio_mcp_pool._wire.stdio._dispatcher import Dispatcher
 
 
 class MemoryPipe:
@@ -53,11 +53,10 @@ class MemoryPipe:
             return self._chunks.popleft()
         return b"" if self._ended else None
 
-    async def receive(self) -> bytes:
+    async def wait_readable(self) -> None:
         await trio.lowlevel.checkpoint()
-        while (chunk := self.receive_nowait()) is None:
+        while not self._chunks and not self._ended:
             await self._bell.wait()
-        return chunk
 
     # The test's side.
 
@@ -144,17 +143,21 @@ class Asked:
 async def rig(
     room: int = 1 << 30,
     *,
-    max_line: int = 1 << 20,
+    max_message: int = 1 << 20,
+    max_values: int = 100_000,
     on_request: OnRequest = refuse,
     on_notify: OnNotify = ignore,
     intercept: OnNotifyIntercept | None = None,
     on_lost: Callable[[], None] = lambda: None,
     write_timeout: float = 10,
     observer: Any = None,
+    settle: Any = trio.lowlevel.checkpoint,
 ) -> AsyncIterator[Rig]:
     pipe = MemoryPipe(room)
     link = Link("s", on_lost=on_lost, write_timeout=write_timeout)
-    dispatcher = Dispatcher(pipe, link, max_line=max_line, on_stream_exception=observer)
+    dispatcher = Dispatcher(
+        pipe, link, max_message=max_message, max_values=max_values, on_stream_exception=observer, settle=settle
+    )
     async with trio.open_nursery() as nursery:
         await nursery.start(dispatcher.run, on_request, on_notify, intercept)
         yield Rig(pipe, link, dispatcher, nursery)

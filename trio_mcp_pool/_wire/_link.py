@@ -14,13 +14,16 @@ has no words for: that its last byte was accepted by the operating system, and w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from contextvars import ContextVar
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import trio
 
 from .._errors import Phase, PoolError
+
+if TYPE_CHECKING:
+    import mcp_types as types
 
 # Shorter values are words like "1" or "on": to mask them would blot out half of every line.
 _SHORTEST_SECRET = 4
@@ -30,15 +33,49 @@ _SHORTEST_SECRET = 4
 class Call:
     """One verb of one caller, as the wire sees it."""
 
-    __slots__ = ("failure", "link", "scope", "written")
+    __slots__ = (
+        "answer",
+        "answers",
+        "failure",
+        "lease",
+        "link",
+        "parent",
+        "scope",
+        "task",
+        "tool",
+        "user_error",
+        "written",
+    )
 
-    def __init__(self, scope: trio.CancelScope, link: Link) -> None:
-        self.scope = scope
+    def __init__(
+        self,
+        scope: trio.CancelScope,
+        link: Link,
+        *,
+        lease: object = None,
+        task: trio.lowlevel.Task | None = None,
+        parent: Call | None = None,
+    ) -> None:
+        self.scope: trio.CancelScope = scope
         """Cancelled when the connection closes under the call."""
-        self.link = link
+        self.link: Link = link
         """The connection that carries it."""
-        self.written = False
+        self.written: bool = False
         """Whether any request of this call was written. While it is `False`, nothing can have run."""
+        self.answers: int = 0
+        """How many results of requests of this call have arrived. Only wires that can tell keep it up to date."""
+        self.answer: object = None
+        """The result that the last answer held, as it came."""
+        self.lease: object = lease
+        """The lease through which it goes, where it is a caller's."""
+        self.task: trio.lowlevel.Task | None = task
+        """The task that makes it."""
+        self.parent: Call | None = parent
+        """The call in whose context this one was made: that of a handler, on another connection perhaps."""
+        self.tool: str | None = None
+        """The tool that it calls."""
+        self.user_error: BaseException | None = None
+        """What a callback of the user raised on behalf of this call."""
         self.failure: PoolError | None = None
         """Why the request failed, where a JSON-RPC error could not say it."""
 
@@ -52,6 +89,21 @@ class Call:
 current_call: ContextVar[Call | None] = ContextVar("trio_mcp_pool_call", default=None)
 """The call on whose behalf the current task runs. Read it through `Link.current_call`: a handler that runs for one
 connection's call may itself use another connection."""
+
+
+@final
+class Handler:
+    """A callback of the user that answers a question of the server, while it runs."""
+
+    __slots__ = ("link", "task")
+
+    def __init__(self, link: Link, task: trio.lowlevel.Task) -> None:
+        self.link = link
+        self.task = task
+
+
+current_handler: ContextVar[Handler | None] = ContextVar("trio_mcp_pool_handler", default=None)
+"""The handler in which the current task runs, or which has started it."""
 
 
 @final
@@ -78,6 +130,9 @@ class Link:
         """The number of this dial among consecutive dials of the server that failed, from 1."""
         self.on_message: Callable[[Any], None] | None = None
         """Told of every message that the client's `message_handler` is, before it. Synchronous; must not raise."""
+        self.call_tool: Callable[..., Awaitable[types.CallToolResult]] | None = None
+        """Instead of the client's `call_tool`, with the same signature, where the wire has a faster one; set when the dial is
+        done."""
         self.connect_timeout = connect_timeout
         self.close_timeout = close_timeout
         """Seconds that leaving the wire may take."""

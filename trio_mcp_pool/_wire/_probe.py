@@ -6,12 +6,24 @@ server answers without looking at any state.
 
 from __future__ import annotations
 
+from typing import Final
+
+import anyio
 import mcp
 import trio
 from mcp import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from ._link import Call, Link, current_call
+
+# What comes out of a transport that cannot send any more. It is no answer, and not every transport says it otherwise.
+_CANNOT_SEND: Final = (
+    OSError,
+    anyio.BrokenResourceError,
+    anyio.ClosedResourceError,
+    trio.BrokenResourceError,
+    trio.ClosedResourceError,
+)
 
 
 async def probe(client: mcp.Client, link: Link, timeout: float) -> bool:
@@ -26,6 +38,8 @@ async def probe(client: mcp.Client, link: Link, timeout: float) -> bool:
                 await client.session.send_ping()
         except MCPError as exc:
             return call.failure is None and not _made_here(exc)
+        except _CANNOT_SEND:
+            return False
         except Exception:
             # A malformed answer is an answer, too; whether the wire is whole it says itself.
             return call.failure is None

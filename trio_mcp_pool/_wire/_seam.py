@@ -1,31 +1,56 @@
-"""The one place that touches a private attribute of the MCP SDK.
+"""The one place that touches what the MCP SDK does not publish.
 
-`mcp.Client` always puts the SDK's own dispatcher on a transport; there is no public way to give it another. The
-attribute `Client._connect`, a callable `(exit_stack, mode, raise_exceptions)` that returns a dispatcher, has stood
-unchanged since mcp 2.0, and is set here. Where it should have moved, the same channel is given to the client as an
-ordinary transport: slower, but public. A test fails when that happens.
+Three things have no public way:
+
+- to give `mcp.Client` a dispatcher of ours. It always puts the SDK's own on a transport. The attribute `Client._connect`, a
+  callable `(exit_stack, mode, raise_exceptions)` that returns a dispatcher, has stood unchanged since mcp 2.0, and is set here.
+  Where it should have moved, the client gets an ordinary transport instead: slower, but public.
+- to send a request as `ClientSession` would without its validating the answer twice (`_tool_call.py`): `ClientSession._stamp`,
+  which adds the era's metadata and headers, and `ClientSession._tool_output_schemas`, what is known of the tools. Where they
+  should have moved, calls go the public way.
+- to type all that: the dispatcher's protocol is not documented, and what is imported of it is imported here.
+
+A test fails when one of them moves.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any, Final, Self, final
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, final, get_args
 
 import mcp
-import trio
-from mcp.shared.message import SessionMessage
-from mcp_types import JSONRPCRequest, jsonrpc_message_adapter
+from mcp import ClientSession
+from mcp.shared.exceptions import NoBackChannelError as NoBackChannelError
+from mcp.shared.transport_context import TransportContext as TransportContext
+from mcp_types import methods
+from mcp_types.version import KNOWN_PROTOCOL_VERSIONS
+from pydantic import BaseModel
 
-from ._channel import Out
-from ._dispatcher import Dispatcher
-from ._lines import Line
-
-logger = logging.getLogger("trio_mcp_pool.wire")
+if TYPE_CHECKING:
+    from mcp.shared.dispatcher import (
+        CallOptions as CallOptions,
+    )
+    from mcp.shared.dispatcher import (
+        Dispatcher as Dispatcher,
+    )
+    from mcp.shared.dispatcher import (
+        OnNotify as OnNotify,
+    )
+    from mcp.shared.dispatcher import (
+        OnNotifyIntercept as OnNotifyIntercept,
+    )
+    from mcp.shared.dispatcher import (
+        OnRequest as OnRequest,
+    )
+    from mcp.shared.dispatcher import (
+        ProgressFnT as ProgressFnT,
+    )
 
 _ATTRIBUTE: Final = "_connect"
+_STAMP: Final = "_stamp"
+_SCHEMAS: Final = "_tool_output_schemas"
 
 
 def seam_stands() -> bool:
@@ -33,113 +58,64 @@ def seam_stands() -> bool:
     return any(field.name == _ATTRIBUTE and not field.init for field in dataclasses.fields(mcp.Client))
 
 
-def client_with_dispatcher(dispatcher_factory: Callable[[], Dispatcher], options: Mapping[str, Any]) -> mcp.Client:
+def client_with_dispatcher(
+    dispatcher_factory: Callable[[], Dispatcher[Any]], fallback: Any, options: Mapping[str, Any]
+) -> mcp.Client:
     """An `mcp.Client`, not yet entered, that drives a dispatcher of ours.
 
-    `options` are what `mcp.Client` takes beside its server. Raises what it raises for them.
+    `fallback` is a transport for an SDK that has no such seam; its type, `Transport`, is not public. `options` are what
+    `mcp.Client` takes beside its server. Raises what it raises for them.
     """
-    transport: Any = _ChannelTransport(dispatcher_factory)  # structurally a Transport, whose type is not public
-    client = mcp.Client(transport, **options)
+    client = mcp.Client(fallback, **options)
     if seam_stands() and callable(getattr(client, _ATTRIBUTE, None)):
 
-        async def connect(*_: Any) -> Dispatcher:
+        async def connect(*_: Any) -> Dispatcher[Any]:
             return dispatcher_factory()
 
         setattr(client, _ATTRIBUTE, connect)
     return client
 
 
-@final
-class _ChannelTransport:
-    """The public way: a transport whose streams write to and read from the dispatcher's channel."""
-
-    def __init__(self, dispatcher_factory: Callable[[], Dispatcher]) -> None:
-        self._factory = dispatcher_factory
-
-    async def __aenter__(self) -> tuple[_Reading, _Writing]:
-        dispatcher = self._factory()
-        send, receive = trio.open_memory_channel[SessionMessage | Exception](float("inf"))
-
-        def on_line(line: Line) -> None:
-            try:
-                message = jsonrpc_message_adapter.validate_json(bytes(line).decode("utf-8", "replace"), by_name=False)
-            except ValueError as exc:
-                send.send_nowait(exc)
-            else:
-                send.send_nowait(SessionMessage(message))
-
-        dispatcher.relay(on_line, send.close)
-        self._manager = trio.open_nursery()
-        nursery = await self._manager.__aenter__()
-        self._nursery = nursery
-        nursery.start_soon(self._run, dispatcher)
-        return _Reading(receive), _Writing(dispatcher)
-
-    async def _run(self, dispatcher: Dispatcher) -> None:
-        async with trio.open_nursery() as nursery:
-            await dispatcher.channel.run(nursery)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        self._nursery.cancel_scope.cancel(reason="the session is left")
-        return await self._manager.__aexit__(kind, exc, traceback)
-
-
-class _Stream:
-    async def aclose(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> bool | None:
-        return None
+def tool_calls_stand(session: ClientSession) -> bool:
+    """Whether this version of the SDK has what `SessionInside` needs."""
+    return callable(getattr(session, _STAMP, None)) and isinstance(getattr(session, _SCHEMAS, None), dict)
 
 
 @final
-class _Reading(_Stream):
-    def __init__(self, receive: trio.MemoryReceiveChannel[SessionMessage | Exception]) -> None:
-        self._receive = receive
+class SessionInside:
+    """The inside of a client's session, as far as a tool call needs it. The attributes are looked up every time: a session
+    that negotiates anew, or lists its tools, replaces them."""
 
-    async def receive(self) -> SessionMessage | Exception:
-        return await self._receive.receive()
+    __slots__ = ("session",)
 
-    def __aiter__(self) -> Self:
-        return self
+    def __init__(self, session: ClientSession) -> None:
+        self.session = session
 
-    async def __anext__(self) -> SessionMessage | Exception:
-        try:
-            return await self._receive.receive()
-        except trio.EndOfChannel:
-            raise StopAsyncIteration from None
+    def stamp(self, data: dict[str, Any], options: CallOptions) -> None:
+        """Add to a request's data and options what the negotiated version wants: metadata, headers, the log level."""
+        getattr(self.session, _STAMP)(data, options)
+
+    @property
+    def output_schemas(self) -> Mapping[str, dict[str, Any] | None]:
+        """The output schema of every tool that was listed; `None` for one that has none."""
+        schemas: dict[str, dict[str, Any] | None] = getattr(self.session, _SCHEMAS)
+        return schemas
 
 
-@final
-class _Writing(_Stream):
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
+@cache
+def later_fields(method: str, version: str) -> frozenset[str]:
+    """The keys of a result that only a later version of the protocol than this one declares. The SDK drops them."""
+    current = methods.SERVER_RESULTS.get((method, version))
+    if current is None or version not in KNOWN_PROTOCOL_VERSIONS:
+        return frozenset()
+    later: set[str] = set()
+    for newer in KNOWN_PROTOCOL_VERSIONS[KNOWN_PROTOCOL_VERSIONS.index(version) + 1 :]:
+        row = methods.SERVER_RESULTS.get((method, newer))
+        if row is not None:
+            later |= _fields(row)
+    return frozenset(later - _fields(current))
 
-    async def send(self, item: SessionMessage, /) -> None:
-        call = self._dispatcher.link.current_call() if isinstance(item.message, JSONRPCRequest) else None
-        data = item.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n"
-        channel = self._dispatcher.channel
-        task = trio.lowlevel.current_task()
-        out: Out | None = None
 
-        def done(all_of_it: bool) -> None:
-            trio.lowlevel.reschedule(task)
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            if out is not None and not channel.withdraw(out):
-                out.done = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.checkpoint_if_cancelled()
-        out = channel.put(data, call, done)
-        if out is None:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-        else:
-            await trio.lowlevel.wait_task_rescheduled(abort)
-            if channel.closed:
-                raise trio.ClosedResourceError
+def _fields(row: Any) -> set[str]:
+    models = [one for one in (get_args(row) or (row,)) if isinstance(one, type) and issubclass(one, BaseModel)]
+    return {field.alias or name for model in models for name, field in model.model_fields.items()}

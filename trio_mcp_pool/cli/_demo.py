@@ -1,6 +1,6 @@
 """`trio-mcp-pool demo`: the pool's work, shown on real servers.
 
-Every scene does something, tells it, and checks that it happened. A scene that fails does not stop the others; what was not
+Every scene does something, prints it, and checks that it happened. A scene that fails does not stop the others; what was not
 shown is named at the end and makes the exit status 1.
 """
 

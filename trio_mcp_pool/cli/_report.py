@@ -55,15 +55,15 @@ class Report:
         self._put(title, style="bold")
 
     def say(self, text: str) -> None:
-        """Tell what happened."""
+        """Print what happened."""
         self._put(f"  {text}")
 
     def aside(self, text: str) -> None:
-        """Tell what the pool said about itself."""
+        """Print what the pool has reported."""
         self._put(f"    [{text}]", style="dim")
 
     def failed(self, text: str) -> None:
-        """Tell what did not happen."""
+        """Print what did not happen."""
         self._put(f"  NOT SHOWN: {text}", style="bold red")
 
     def figure(self, what: str, by_hand: str, pooled: str) -> None:

@@ -1,4 +1,4 @@
-"""The scenes of the demo. Each leaves by raising `NotShown` when what it tells did not happen."""
+"""The scenes of the demo. Each raises `NotShown` when what it says did not happen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .. import OutcomeUnknownError, Pool, SessionClosed, SessionDied, SessionOpe
 from ._report import Report, expect, milliseconds
 
 NAP = 0.5
-"""The idle timeout, in seconds, of the server that is left alone."""
+"""The idle timeout, in seconds, of the server that nobody calls for a while."""
 
 _CALLS = 8
 _AT_ONCE = 50
@@ -39,7 +39,7 @@ class Stage:
 
 
 class Narrator:
-    """An observer that tells what the pool does as it does it."""
+    """An observer that prints what the pool does."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -60,7 +60,7 @@ class Narrator:
 
 def _gone(pid: int) -> bool:
     if os.name != "posix":
-        return True  # only POSIX can ask after a process without a handle to it
+        return True  # only POSIX can check a process without a handle to it
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -190,7 +190,7 @@ async def two_agents(stage: Stage) -> None:
 
 
 async def idle_eviction(stage: Stage) -> None:
-    """A session is closed when it has lain idle for its server's `idle_timeout`, and opened again when it is wanted."""
+    """A session is closed when it was idle for its server's `idle_timeout`, and opened again at the next call."""
     pid = await _pid(stage, "napper", "awake")
     began = time.perf_counter()
     await _until_gone(pid)

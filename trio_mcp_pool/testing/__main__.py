@@ -1,4 +1,4 @@
-"""`python -m trio_mcp_pool.testing`: a scripted server on stdin and stdout that does as it is told, and nothing else."""
+"""`python -m trio_mcp_pool.testing`: a scripted server on stdin and stdout that does what its gates say."""
 
 from __future__ import annotations
 

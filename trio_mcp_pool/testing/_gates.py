@@ -146,11 +146,11 @@ def slow(seconds: float, *, shielded: bool = False) -> Gate:
 def hold() -> Hold:
     """Keep it until the test calls `open()` on the gate that this returns.
 
-    Whoever dials waits at the door until then:
+    Dials wait there until then:
 
-        door = server.gates["handshake"] = hold()
+        gate = server.gates["handshake"] = hold()
         ...
-        door.open()
+        gate.open()
     """
     return Hold()
 
@@ -186,7 +186,8 @@ class GateTable(MutableMapping[str, Any]):
       `gates["spawn"] = [error(OSError), error(OSError)]` makes the first two dials fail.
     - a function: called with the number of the passage, from 1, and returns its gate.
 
-    A gate is looked up when it is reached: to set another changes nothing for those who stand at the old one already.
+    A gate is looked up when it is reached: setting another one changes nothing for a dial or request that waits at the old
+    one already.
     Raises `KeyError` for a stage that does not exist, `TypeError` for a value that is no gate.
     """
 

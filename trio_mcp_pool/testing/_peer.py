@@ -3,7 +3,7 @@
 It is built like a process behind two pipes, because the tests that matter are about the moments between two steps. What
 the client sends is an *offer* until the server's reader takes it; a client that stops waiting withdraws its offer, and a
 server that is stopped takes none. What the server sends goes through a line that may delay it, in order. Death ends both
-directions in the step in which it is asked for: nothing that was still on the line arrives after it.
+directions in the same step: nothing that was still under way arrives after it.
 """
 
 from __future__ import annotations
@@ -12,18 +12,15 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, Protocol, final
 
 import mcp
 import trio
 
 from . import _protocol as protocol
-from ._gates import Error, Gate, Slow, never, ok
+from ._gates import Error, Gate, GateTable, Slow, never, ok
 from ._records import ConnectionRecord
-from ._tools import ToolContext, dump_result
-
-if TYPE_CHECKING:
-    from ._server import ScriptedServer
+from ._tools import ToolContext, ToolTable, dump_result
 
 _HANDSHAKES = ("initialize", "server/discover")
 
@@ -48,11 +45,31 @@ class _Question:
     response: dict[str, Any] | None = None
 
 
+class Script(Protocol):
+    """What a connection needs of its server."""
+
+    name: str
+    eras: str
+    gates: GateTable
+    tools: ToolTable
+    resources: dict[str, Any]
+    prompts: dict[str, Any]
+
+    def _started(self, connection: int, params: Mapping[str, Any]) -> int:
+        """A tool has been started. Returns the number of its record."""
+
+    def _ended(self, index: int, **changes: Any) -> None:
+        """The tool of that record has ended."""
+
+    def _next_question(self) -> int:
+        """The number of the server's next request to a client."""
+
+
 @final
 class Peer:
     """One connection, as the server sees it."""
 
-    def __init__(self, server: ScriptedServer, number: int) -> None:
+    def __init__(self, server: Script, number: int) -> None:
         self._server = server
         self.number = number
         self.record = ConnectionRecord(number, "dialling", trio.current_time())
@@ -70,7 +87,7 @@ class Peer:
         self._line: deque[tuple[float, dict[str, Any]]] = deque()
         self._deaf = False
         self._dumb = False
-        self._woken = trio.lowlevel.ParkingLot()  # everybody here who waits for any change
+        self._woken = trio.lowlevel.ParkingLot()  # all tasks here that wait for a change
         self._scope = trio.CancelScope()
         self._handshake: Gate | None = None
         self._handshake_at = 0.0
@@ -162,7 +179,7 @@ class Peer:
         if "id" not in message or "method" not in message or self._shakes(message):
             return ok
         if message["method"] != "tools/call" and not isinstance(self._server.gates["stream"], Gate):
-            return ok  # several gates are dealt out to tool calls only: the client lists tools now and then, unasked
+            return ok  # several gates are for tool calls only: the client lists the tools by itself now and then
         return self._server.gates._draw("stream")
 
     def _shakes(self, message: dict[str, Any]) -> bool:
@@ -208,7 +225,10 @@ class Peer:
                 await trio.sleep_until(due)
                 continue  # it may have been stopped meanwhile
             self._line.popleft()
-            self.to_client.send_nowait(message)
+            try:
+                self.to_client.send_nowait(message)
+            except trio.BrokenResourceError:
+                return  # the client reads no more; why it left is its own to tell
 
     def notify(self, method: str, params: Mapping[str, Any] | None) -> None:
         """Send a notification, in the modern era through the subscriptions that asked for it. Synchronous."""
@@ -284,7 +304,7 @@ class Peer:
 
     async def _shake(self, request: dict[str, Any]) -> dict[str, Any] | None:
         if self._handshake is None:
-            # One passage for the whole dial, though in `auto` mode the client may ask twice.
+            # One passage for the whole dial, though in `auto` mode the client may send two messages.
             self._handshake, self._handshake_at = self._server.gates._draw("handshake"), trio.current_time()
         gate = self._handshake
         if isinstance(gate, Error):

@@ -11,7 +11,7 @@ ConnectionState: TypeAlias = Literal["dialling", "open", "closing", "closed"]
 @final
 @dataclass(frozen=True)
 class CallRecord:
-    """One execution of a tool. That it is in the list means that the tool ran, whatever the caller was told."""
+    """One execution of a tool. That it is in the list means that the tool ran, whatever the caller got."""
 
     connection: int
     """The number of the connection it came by, from 1."""

@@ -15,8 +15,9 @@ from typing import Any, Literal, final
 import mcp
 import trio
 
+from .._arguments import explain_timeout
 from .._policy import PoolPolicy
-from .._servers import Server, _ClientOptions
+from .._servers import ClientOptions, Configure, Server, as_handlers, watch_messages
 from .._wire._link import Link
 from ._gates import GateTable
 from ._peer import Peer
@@ -24,10 +25,11 @@ from ._records import CallRecord, ConnectionRecord
 from ._tools import Tools, ToolTable
 from ._transport import ScriptedTransport
 
-_CLIENT_OPTIONS = frozenset(f.name for f in fields(_ClientOptions))
+_CLIENT_OPTIONS = frozenset(f.name for f in fields(ClientOptions))
 
 
 @final
+@explain_timeout
 class ScriptedServer(Server):
     """A server for tests: what it does at each stage of a session is up to the test, what it did is on record.
 
@@ -51,8 +53,8 @@ class ScriptedServer(Server):
 
     `gates` sets gates from the start; see the table below. `eras` is what the server understands: `"both"`, only the
     handshakes of 2024-11-05 to 2025-11-25 (`"legacy"`), or only 2026-07-28 (`"modern"`). `mode` is how the client begins, as
-    for `mcp.Client`; what else that takes is taken by the same name and handed on. `policy` and `trusted` are those of every
-    server. A scripted server is equal to itself only.
+    for `mcp.Client`; what else that takes is taken by the same name and handed on. `policy`, `trusted` and `configure` are
+    those of every server. A scripted server is equal to itself only.
 
     | stage | reached | `error(e)` | `slow(s)` | `never` |
     | --- | --- | --- | --- | --- |
@@ -67,10 +69,10 @@ this request included, so that writing hangs |
     | `close` | when the client leaves the transport | `e` comes out | leaving takes `s`, uncancellable if `shielded` | \
 leaving hangs until it is cancelled |
 
-    Where `stream` is given several gates, they are dealt out to tool calls and other requests pass: the client of the SDK
-    asks for the list of tools, unasked, after it has called one that it did not know. With a single gate that request, too,
-    is slow or deadly: let the client list the tools first where that matters. With the client's `mode` a modern version
-    string there is no handshake on the wire, so that gate is not reached.
+    Where `stream` is given several gates, each tool call takes the next one and other requests pass: the client of the SDK
+    lists the tools by itself after it has called one that it did not know. With a single gate that request,
+    too, is slow or ends the server: let the client list the tools first where that matters. With the client's `mode` a modern
+    version string there is no handshake on the wire, so that gate is not reached.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ leaving hangs until it is cancelled |
         eras: Literal["both", "legacy", "modern"] = "both",
         mode: str = "auto",
         trusted: bool = False,
+        configure: Configure | None = None,
         policy: PoolPolicy | None = None,
         **client_options: Any,
     ) -> None:
@@ -95,6 +98,7 @@ leaving hangs until it is cancelled |
         self.name = name
         self.eras: str = eras
         self.trusted = trusted
+        self.configure = configure
         self.policy = policy
         self._check()
         self.gates: GateTable = GateTable(dict(gates or {}))
@@ -105,7 +109,7 @@ leaving hangs until it is cancelled |
         """Resources by URI: their text, or a function that returns it."""
         self.prompts: dict[str, Any] = dict({"greet": "Say hello."} if prompts is None else prompts)
         """Prompts by name: their text, or a function of their arguments that returns it."""
-        self._options = {"mode": mode, **client_options}
+        self._options: dict[str, Any] = {"mode": mode, **client_options}
         self._records: list[CallRecord] = []
         self._peers: list[Peer] = []
         self._peak = 0
@@ -118,7 +122,7 @@ leaving hangs until it is cancelled |
 
     @property
     def calls(self) -> list[CallRecord]:
-        """Every tool that ran, in the order in which the calls were read: the truth, whatever callers were told."""
+        """Every tool that ran, in the order in which the calls were read: whatever their callers got."""
         return list(self._records)
 
     @property
@@ -142,13 +146,13 @@ leaving hangs until it is cancelled |
         """End a connection at once, as a killed process would: no answer that was still under way arrives. Synchronous.
 
         `n` is the number of the connection, from 1; `None` the newest that lives; `"all"` every one. Raises `LookupError`
-        if there is no such connection; one that has ended already is left alone.
+        if there is no such connection; nothing happens to one that has ended already.
         """
         for peer in self._chosen(n):
             peer._kill()
 
     def stop(self, n: int | Literal["all"] | None = None) -> None:
-        """Make a server deaf and dumb but not dead, as SIGSTOP would: it reads nothing and sends nothing. Its tools go on.
+        """Stop a server as SIGSTOP does: it reads nothing and sends nothing, but is not dead. Its tools go on.
 
         `n` as for `kill()`. Synchronous.
         """
@@ -203,6 +207,7 @@ leaving hangs until it is cancelled |
         peer = Peer(self, len(self._peers) + 1)
         self._peers.append(peer)
         self._peak = max(self._peak, self.open_connections)
-        async with mcp.Client(ScriptedTransport(peer, link, self.gates), **self._options) as client:
+        options = {**self._options, "message_handler": watch_messages(link, self._options.get("message_handler"))}
+        async with mcp.Client(ScriptedTransport(peer, link, self.gates), **as_handlers(link, options)) as client:
             peer.note(state="open", opened_at=trio.current_time())
             yield client

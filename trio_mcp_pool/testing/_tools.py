@@ -50,7 +50,7 @@ class ToolContext:
         return self._caller.number
 
     def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        """Report progress, if the caller asked for it. Synchronous."""
+        """Report progress, if the caller wants it. Synchronous."""
         token = (self.params.get("_meta") or {}).get("progressToken")
         if token is None:
             return
@@ -73,7 +73,7 @@ class ToolContext:
         self._caller._send(message, self._delay)
 
     async def request(self, method: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Ask the client (`sampling/createMessage`, `elicitation/create`, `roots/list`) and return its result.
+        """Send a request to the client (`sampling/createMessage`, `elicitation/create`, `roots/list`) and return its result.
 
         Only the handshake era has such requests. Raises `mcp.MCPError` when the client answers with an error.
         """

@@ -20,7 +20,7 @@ import mcp_types as types
 import trio
 from mcp.shared.message import SessionMessage
 
-from .._wire._bare import essence
+from .._groups import sole_error
 from .._wire._link import Call, Link
 from ._gates import GateTable
 from ._peer import Offer, Peer
@@ -112,7 +112,7 @@ class _Writer:
         offer = Offer(message, lambda: _written(call))
         peer.offer(offer)
         if message.get("method") == "notifications/cancelled":
-            # Nobody waits for a courtesy: the SDK would shield the wait for up to 5 s under its caller's feet.
+            # Nothing waits for this notice: the SDK would shield the wait, and hold its caller for up to 5 s.
             return
         try:
             while not offer.taken:
@@ -149,7 +149,7 @@ def _written(call: Call | None) -> None:
 
 
 def lose(link: Link, peer: Peer) -> None:
-    """Tell the link that the session is gone, unless it is being left anyway."""
+    """Report to the link that the session is gone, unless it is being left anyway."""
     if not link.leaving and peer.record.state != "closing":
         link.lost(peer.death)
 
@@ -183,13 +183,13 @@ class ScriptedTransport:
         self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
     ) -> None:
         if self._peer.record.opened_at is None and isinstance(exc_val, Exception):
-            self._link.failing(essence(exc_val))
+            self._link.failing(sole_error(exc_val))
         self._peer.note(state="closing")
         try:
             self._peer.end()
             self._nursery.cancel_scope.cancel(reason="the transport is left")
             try:
-                # The nursery is not told of the body's exception: it would come out wrapped in a group.
+                # The nursery does not see the body's exception: it would come out wrapped in a group.
                 await self._tasks.__aexit__(None, None, None)
             finally:
                 await self._gates._draw("close")._pass()

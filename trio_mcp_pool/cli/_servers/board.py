@@ -1,7 +1,7 @@
 """A notice board that speaks MCP over streamable HTTP, on the SDK's own server.
 
 It listens on a port of the loopback interface, prints that port as its only line of output, and ends when its stdin does,
-so that it never outlives whoever started it.
+so that it never outlives the program that started it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _notices: list[str] = []
 
 @board.tool()
 def post(text: str) -> int:
-    """Put up a notice; tells how many there are."""
+    """Add a notice; returns how many there are."""
     _notices.append(text)
     return len(_notices)
 
@@ -41,7 +41,7 @@ def echo(text: str) -> str:
 
 @board.tool()
 async def look_up(text: str, seconds: float) -> str:
-    """Give the text back after some seconds, as a tool does that asks somewhere else."""
+    """Give the text back after some seconds, as a tool does that calls another service."""
     await anyio.sleep(seconds)
     return text
 

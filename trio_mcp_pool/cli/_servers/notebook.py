@@ -22,12 +22,12 @@ _SLOW = {
 _NOTHING: dict[str, Any] = {"type": "object", "properties": {}}
 
 _TOOLS = [
-    {"name": "write", "description": "Add a line to the notebook; tells how many there are.", "inputSchema": _TEXT},
+    {"name": "write", "description": "Add a line to the notebook; returns how many there are.", "inputSchema": _TEXT},
     {"name": "read", "description": "All lines of the notebook, in order.", "inputSchema": _NOTHING},
     {"name": "echo", "description": "Give the text back.", "inputSchema": _TEXT},
     {
         "name": "look_up",
-        "description": "Give the text back after some seconds, as a tool does that asks somewhere else.",
+        "description": "Give the text back after some seconds, as a tool does that calls another service.",
         "inputSchema": _SLOW,
     },
     {"name": "pid", "description": "The process id of this server.", "inputSchema": _NOTHING},
@@ -72,7 +72,7 @@ def _call(request: Any, name: str, arguments: dict[str, Any]) -> None:
 def _handle(message: dict[str, Any]) -> None:
     method, request, params = message.get("method"), message.get("id"), message.get("params") or {}
     if request is None or method is None:
-        return  # a notification, or an answer to a question that was never asked
+        return  # a notification, or an answer to a request that was never sent
     if method == "initialize":
         wanted = params.get("protocolVersion")
         version = wanted if wanted in _VERSIONS else _VERSIONS[0]

@@ -1,0 +1,291 @@
+"""`configure=`: what a new session has to be told is said before anybody is lent it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mcp
+import pytest
+import trio
+import trio.testing
+from mcp import MCPError
+
+from trio_mcp_pool import (
+    Backoff,
+    ConnectError,
+    CustomServer,
+    InProcessServer,
+    LeaseEndedError,
+    OutcomeUnknownError,
+    PoolClosedError,
+    PoolPolicy,
+    Session,
+)
+from trio_mcp_pool.testing import ScriptedServer, error, ok, slow
+
+from .books import Ledger, check_books, settle, text, watched_pool
+
+HALF = Backoff(first=0.5, jitter=0)
+
+
+def inside() -> Any:
+    server = mcp.server.MCPServer("inside")
+
+    @server.tool()
+    async def echo(
+        text: str,
+    ) -> str:  # a sync one would run in a thread, whose work the virtual clock does not wait for
+        await trio.lowlevel.checkpoint()
+        return text
+
+    return server
+
+
+KINDS: dict[str, Callable[..., Any]] = {
+    "scripted": lambda **options: ScriptedServer(**options),
+    "in process": lambda **options: InProcessServer(inside(), **options),
+    "custom": lambda **options: CustomServer(lambda: mcp.Client(inside()), **options),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_configure_runs_once_for_each_session_before_it_is_lent(
+    kind: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    order: list[str] = []
+
+    async def configure(session: Session) -> None:
+        await trio.sleep(2)
+        order.append(text(await session.call_tool("echo", {"text": f"configured {session.server}"})))
+
+    async with watched_pool({"s": KINDS[kind](configure=configure)}) as pool:
+
+        async def caller() -> None:
+            order.append(text(await pool.call_tool("s", "echo", {"text": "called"})))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(caller)
+            await trio.sleep(1)
+            stats = check_books(pool)
+            assert (stats.sessions_connecting, stats.leases_in_flight, stats.acquires) == (1, 0, 0)
+            assert stats.servers["s"].state == "connecting"
+        assert order == ["configured s", "called", "called", "called"]
+        assert trio.current_time() == 2
+        await pool.call_tool("s", "echo", {"text": "x"}, scope="other")
+        assert order[4:] == ["configured s"]
+
+
+async def test_configure_has_every_verb_of_a_session(autojump_clock: trio.testing.MockClock) -> None:
+    seen: list[Any] = []
+
+    async def configure(session: Session) -> None:
+        seen.append(repr(session))
+        seen.append(session.protocol_version)
+        await session.list_prompts()
+        await session.list_tools()
+        seen.append((await session.read_resource("memo://hello")).contents[0].model_dump()["text"])
+        seen.append(session.client)
+
+    server = ScriptedServer(mode="legacy", configure=configure)
+    async with watched_pool({"s": server}) as pool:
+        await pool.wait_ready("s")
+        async with pool.session("s") as session:
+            assert seen == ["<Session 1 of 's': dialing>", "2025-11-25", "hello", session.client]
+
+
+async def test_the_session_of_configure_ends_with_it(autojump_clock: trio.testing.MockClock) -> None:
+    kept: list[Session] = []
+
+    async def configure(session: Session) -> None:
+        kept.append(session)
+        await session.list_tools()
+
+    async with watched_pool({"s": ScriptedServer(configure=configure)}) as pool:
+        await pool.wait_ready("s")
+        with pytest.raises(LeaseEndedError):
+            await kept[0].list_tools()
+
+
+async def test_a_failing_configure_is_a_failed_dial_in_phase_setup_with_its_cause(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    failures = 0
+
+    async def configure(session: Session) -> None:
+        nonlocal failures
+        failures += 1
+        await session.list_tools()
+        if failures < 3:
+            raise ValueError("no workspace is left")
+
+    server = ScriptedServer(configure=configure)
+    async with watched_pool({"s": server}, policy=PoolPolicy(backoff=HALF)) as pool:
+        for at, retry_after in ((0, 0.5), (0.5, 1)):
+            await trio.sleep_until(at)
+            with pytest.raises(ConnectError, match="in phase 'setup': ValueError: no workspace is left") as caught:
+                await pool.call_tool("s", "echo", {"text": "x"})
+            # What the user's own function raised may pass: it is tried again soon, and not at the cap.
+            assert (caught.value.phase, caught.value.retry_after) == ("setup", retry_after)
+            assert isinstance(caught.value.__cause__, ValueError)
+        await trio.sleep_until(1.5)
+        await pool.call_tool("s", "echo", {"text": "x"})
+        assert check_books(pool).connects_failed == 2
+    assert server.open_connections == 0
+
+
+@pytest.mark.parametrize("failure", [FileNotFoundError("no such file"), PermissionError("not yours")])
+async def test_R5_what_configure_raises_is_never_permanent(
+    failure: Exception, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def configure(session: Session) -> None:
+        await trio.lowlevel.checkpoint()
+        raise failure
+
+    async with watched_pool({"s": ScriptedServer(configure=configure)}, policy=PoolPolicy(backoff=HALF)) as pool:
+        with pytest.raises(ConnectError) as caught:
+            await pool.wait_ready()
+        assert caught.value.retry_after == 0.5
+
+
+async def test_configure_has_connect_timeout_of_its_own(autojump_clock: trio.testing.MockClock) -> None:
+    async def configure(session: Session) -> None:
+        await trio.sleep(seconds)
+
+    server = ScriptedServer(configure=configure, gates={"handshake": [slow(4), slow(4)]})
+    seconds = 4.0
+    async with watched_pool({"s": server}, policy=PoolPolicy(connect_timeout=5)) as pool:
+        await pool.wait_ready("s")
+        assert trio.current_time() == 8
+        seconds = 100
+        with pytest.raises(ConnectError, match=r"within connect_timeout \(5 s\), in phase 'setup'") as caught:
+            await pool.call_tool("s", "echo", {"text": "x"}, scope="other")
+        assert trio.current_time() == 8 + 4 + 5
+        assert caught.value.phase == "setup"
+
+
+async def test_a_server_that_dies_while_it_is_configured_is_a_failed_dial(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    told: list[str] = []
+
+    async def configure(session: Session) -> None:
+        try:
+            await session.call_tool("echo", {"text": "x"})
+        except OutcomeUnknownError as why:
+            told.append(type(why).__name__)
+            raise
+
+    server = ScriptedServer(configure=configure, gates={"stream": [error(), ok]})
+    async with watched_pool({"s": server}, policy=PoolPolicy(backoff=HALF)) as pool:
+        with pytest.raises(ConnectError) as caught:
+            await pool.call_tool("s", "echo", {"text": "x"})
+        assert caught.value.phase == "setup"
+        await trio.sleep(1)
+        await pool.call_tool("s", "echo", {"text": "x"})
+        assert told == ["OutcomeUnknownError"]
+        assert check_books(pool).sessions_lost == 0  # it was no session yet
+
+
+async def test_a_server_that_dies_while_it_is_configured_is_not_lent_although_configure_notices_nothing(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def configure(session: Session) -> None:
+        await trio.sleep(2)
+
+    server = ScriptedServer(configure=configure)
+    async with watched_pool({"s": server}, policy=PoolPolicy(backoff=HALF)) as pool, trio.open_nursery() as nursery:
+        failed: list[str] = []
+
+        async def caller() -> None:
+            with pytest.raises(ConnectError) as caught:
+                await pool.call_tool("s", "echo", {"text": "x"})
+            failed.append(caught.value.phase)
+
+        nursery.start_soon(caller)
+        await trio.sleep(1)
+        server.kill()
+        await trio.sleep(5)
+        assert failed == ["setup"]
+
+
+@pytest.mark.parametrize("ending", ["close", "drain", "remove"])
+async def test_configure_is_cut_when_the_dial_is_called_off(
+    ending: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    cut: list[float] = []
+
+    async def configure(session: Session) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            cut.append(trio.current_time())
+
+    server = ScriptedServer(configure=configure)
+    policy = PoolPolicy(connect_timeout=1000, drain_timeout=5, max_overlap=0)
+    ledger = Ledger(limits=False)
+    async with watched_pool({"s": server}, policy=policy, ledger=ledger) as pool, trio.open_nursery() as nursery:
+
+        async def caller() -> None:
+            with trio.move_on_after(8):
+                try:
+                    await pool.call_tool("s", "echo", {"text": "x"})
+                except (PoolClosedError, KeyError):
+                    pass
+
+        nursery.start_soon(caller)
+        await trio.sleep(1)
+        if ending == "close":
+            await pool.aclose()
+        elif ending == "drain":
+            await pool.drain("s")
+        else:
+            await pool.remove_server("s")
+        assert trio.current_time() == 1
+        assert cut == [1]
+        await settle()
+
+
+async def test_a_call_of_configure_that_is_answered_by_an_error_says_what_the_server_said(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def configure(session: Session) -> None:
+        await session.call_tool("echo", {"text": "x"})
+
+    server = ScriptedServer(configure=configure, gates={"call": [error(MCPError(code=-32001, message="not today"))]})
+    async with watched_pool({"s": server}) as pool:
+        with pytest.raises(ConnectError, match="not today") as caught:
+            await pool.wait_ready("s")
+        assert isinstance(caught.value.__cause__, MCPError)
+
+
+async def test_R1_configure_runs_in_the_pools_context_and_not_in_its_first_callers(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    from contextvars import ContextVar
+
+    user: ContextVar[str] = ContextVar("user", default="nobody")
+    seen: list[str] = []
+
+    async def configure(session: Session) -> None:
+        seen.append(user.get())
+        await trio.lowlevel.checkpoint()
+
+    async with watched_pool({"s": ScriptedServer(configure=configure)}) as pool:
+        user.set("alice")
+        await pool.call_tool("s", "echo", {"text": "x"})
+        assert seen == ["nobody"]
+
+
+async def test_a_configure_that_leases_from_its_own_pool_may_use_another_server(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def configure(session: Session) -> None:
+        token = text(await pool.call_tool("tokens", "echo", {"text": "secret"}))
+        await session.call_tool("echo", {"text": token})
+
+    server = ScriptedServer(configure=configure)
+    async with watched_pool({"s": server, "tokens": ScriptedServer()}) as pool:
+        await pool.call_tool("s", "echo", {"text": "x"})
+        assert [call.arguments for call in server.calls] == [{"text": "secret"}, {"text": "x"}]

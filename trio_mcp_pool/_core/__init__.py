@@ -1,0 +1,1 @@
+"""The state of one pool. `_core.py` is the entrance."""

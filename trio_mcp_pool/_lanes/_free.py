@@ -1,0 +1,73 @@
+"""The connections that have a free place, ordered so that the next one to lend is found at once (R4).
+
+The next to lend is, among those with the fewest leases, the one that was lent last, so that the surplus can idle out. There is
+one heap for each number of leases. A connection that leaves a heap from its middle stays there as a stale entry until it comes
+to the top, or until most entries are stale. Looking through all connections instead would make the price of every lease grow
+with their number.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import Final, TypeAlias, final
+
+from .._connection._record import Connection
+
+_Entry: TypeAlias = tuple[int, Connection]
+# A heap is cleaned when it has this many entries more than twice what it may hold.
+_SLACK: Final = 32
+
+
+@final
+class FreeConnections:
+    """An ordered set of connections with a free place. The caller says how many leases a connection has."""
+
+    __slots__ = ("_by_leases", "_fewest", "_size")
+
+    def __init__(self) -> None:
+        self._by_leases: list[list[_Entry]] = [[]]
+        self._fewest = 0  # no heap below this one holds anything
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add(self, connection: Connection, leases: int) -> None:
+        """Put it in."""
+        heaps = self._by_leases
+        while len(heaps) <= leases:
+            heaps.append([])
+        heap = heaps[leases]
+        connection.free_leases = leases
+        heapq.heappush(heap, (-connection.lent, connection))
+        self._size += 1
+        if leases < self._fewest:
+            self._fewest = leases
+        if len(heap) > 2 * self._size + _SLACK:
+            heap[:] = {entry[1]: entry for entry in heap if self._is_valid(entry, leases)}.values()
+            heapq.heapify(heap)
+
+    def remove(self, connection: Connection) -> None:
+        """Take it out."""
+        heap = self._by_leases[connection.free_leases]
+        if heap and heap[0][1] is connection:
+            heapq.heappop(heap)
+        connection.free_leases = -1
+        self._size -= 1
+
+    def best(self) -> Connection | None:
+        """The one lent last among those with the fewest leases; `None` if there is none."""
+        if not self._size:
+            return None
+        heaps = self._by_leases
+        while True:
+            heap = heaps[self._fewest]
+            while heap:
+                if self._is_valid(heap[0], self._fewest):
+                    return heap[0][1]
+                heapq.heappop(heap)
+            self._fewest += 1
+
+    def _is_valid(self, entry: _Entry, leases: int) -> bool:
+        lent, connection = entry
+        return connection.free_leases == leases and connection.free_in is self and connection.lent == -lent
