@@ -27,6 +27,7 @@ HOUSE: list[set[str]] = [
     {"gateway"},
     {"temporal", "bridge", "config"},
     {"_pool"},
+    {"_catalog_source"},
     {"catalog"},
     {"_verbs", "_session"},
     {"_call"},
@@ -38,7 +39,7 @@ HOUSE: list[set[str]] = [
     {"_telemetry"},
     {"_events"},
     {"_errors"},
-    {"_statistics", "_policy", "_groups"},
+    {"_statistics", "_policy", "_groups", "_callbacks"},
     {"_arguments", "_blocks"},
 ]
 # Inside of `_wire`: the transports, then what they share.

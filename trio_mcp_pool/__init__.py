@@ -1,5 +1,7 @@
 """A Trio-native, structured-concurrency pool of MCP client sessions."""
 
+from ._callbacks import Callbacks as Callbacks
+from ._callbacks import Caller as Caller
 from ._errors import AcquireTimeoutError as AcquireTimeoutError
 from ._errors import AuthenticationError as AuthenticationError
 from ._errors import ConnectError as ConnectError

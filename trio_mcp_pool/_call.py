@@ -87,6 +87,8 @@ async def run(lease: Lease, verb: Verb, /, *args: Any, **kwargs: Any) -> Any:
             # Such a client may run the whole request in this very task, with no await that yields.
             await trio.lowlevel.checkpoint()
             call.written = True
+        if verb == "call_tool":
+            call.tool = args[0]
         token = current_call.set(call)
         connection.calls.add(call)
         try:

@@ -73,6 +73,14 @@ def build() -> MCPServer[Any]:
         return answer.data.name
 
     @server.tool()
+    async def log(context: Context) -> str:
+        """Send a log message."""
+        await context.session.send_log_message(
+            "info", "x", "http", related_request_id=context.request_context.request_id
+        )
+        return "logged"
+
+    @server.tool()
     async def client_port(context: Context) -> str:
         """The port that this request came from."""
         assert context.request_context.request is not None

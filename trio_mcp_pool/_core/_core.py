@@ -2,7 +2,7 @@
 
 The core is the pool's one object with state; `Pool` and `ScopedPool` are thin handles over it. Its parts are apart: what the
 pool was given (`_registry.py`), which dials may start (`_admission.py`), the order of closing (`_closing.py`), calling the
-observers (`_observers.py`), timers (`_timers.py`), statistics (`_numbers.py`).
+observers (`_observers.py`), telling the catalogue (`_hub.py`), timers (`_timers.py`), statistics (`_numbers.py`).
 
 Everything that runs in the service nursery is shielded and ends when the core ends it, never by a cancellation from
 outside: when the program is cancelled, the body leaves first, and closing takes its orderly course.
@@ -35,6 +35,7 @@ from .._wire._link import current_call, current_handler
 from .._wire.stdio._descendants import still_living
 from ._admission import Admission
 from ._closing import GONE, Closing
+from ._hub import Hub
 from ._numbers import pool_statistics
 from ._observers import Observers
 from ._registry import Entry, FreshKey, Removed, Scope, ScopeKey, check_server, check_servers
@@ -90,6 +91,8 @@ class Core:
         self.observers = Observers(observers, self.spawn, self.fatal)
         self.observed = bool(self.observers)
         self.attentive = self.observed or max_sessions_total is not None
+        self.hub: Hub | None = None
+        """Told for the catalogue, once somebody has asked for one."""
         self._nursery: trio.Nursery | None = None
         # Owners are no part of the call in whose handler the pool was opened.
         self._context = contextvars.copy_context()
@@ -226,6 +229,8 @@ class Core:
     @step
     def _close_scope(self, scope: Scope) -> list[Lane]:
         scope.closed_error = PoolClosedError(f"scope {scope.key.value!r} is closed")
+        if self.hub is not None:
+            self.hub.closing(scope.key.value)
         entries = (*self._used_entries(), *self.removed.leaving())
         lanes = (entry.shared.lanes.get(scope.key) for entry in entries)
         return [lane for lane in lanes if lane is not None and lane.stateful]
@@ -269,6 +274,8 @@ class Core:
     def _add(self, name: str, server: Server) -> None:
         entry = self.entries[name] = self._entry(name, server)
         self._open_entry(entry)
+        if self.hub is not None:
+            self.hub.server_changed(name)
 
     @step
     def drain(self, name: str) -> list[Connection]:
@@ -299,6 +306,8 @@ class Core:
             lane.refuse(error)
             old += lane.retire_all(lane.policy.drain_timeout, "drained")
         self.removed.add(entry)
+        if self.hub is not None:
+            self.hub.server_changed(entry.name)
         return old
 
     @step
@@ -323,6 +332,8 @@ class Core:
             entry.change(server)
             if entry in ending:
                 old += self._drain(entry, timeouts, changed=True)
+                if self.hub is not None:
+                    self.hub.server_changed(entry.name)
         for name in wanted:
             if name not in self.entries:
                 self._add(name, wanted[name])
@@ -361,6 +372,8 @@ class Core:
         if self.closing is None:
             self._closing_since = trio.current_time()
             self.closing = PoolClosedError("the pool is closed")
+            if self.hub is not None:
+                self.hub.closing()
         return list(self.all_lanes())
 
     def finish(self) -> None:
@@ -407,6 +420,8 @@ class Core:
                     break
         finally:
             self._depth = 0
+        if self.hub is not None and self.hub.pending:
+            self.hub.tell()
         if self.observers.queue:
             self.observers.tell()
 
@@ -437,6 +452,8 @@ class Core:
 
     def dial_over(self, connection: Connection) -> None:
         self.admission.dial_over(connection)
+        if self.hub is not None:
+            self.hub.moved(connection)
 
     def wake_at(self, shared: Shared, at: float) -> None:
         timer = self._backoff_timers.get(shared)
@@ -460,6 +477,8 @@ class Core:
 
     def connection_moved(self, connection: Connection) -> None:
         self.ends.connection_moved()
+        if self.hub is not None:
+            self.hub.moved(connection)
         if connection.state not in GONE:
             return
         if connection.started:
@@ -489,6 +508,8 @@ class Core:
     # What admission calls: see `DialStarter` in `_admission.py`.
 
     def start_dial(self, connection: Connection) -> None:
+        if self.hub is not None:
+            self.hub.dialling(connection)
         owner = connection.owner = Owner(connection, self)
         self.lane_of(connection).start(connection)
         self.spawn(owner.run, f"owner of a session of {connection.name!r}")

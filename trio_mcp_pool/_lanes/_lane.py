@@ -682,7 +682,7 @@ class Lane:
 
     def _dial(self, purpose: DialPurpose) -> None:
         connection = Connection(self.host.next_number(), self.name, self.scope, self.server, self.policy, self, purpose)
-        connection.link.scope = self.scope
+        connection.link.scope, connection.link.number = self.scope, connection.number
         self.connections[connection] = None
         self.queued[connection] = None
         self.dialing += 1

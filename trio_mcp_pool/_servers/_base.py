@@ -11,9 +11,10 @@ a live `mcp.Client`. What it learns on the way it reports through the link (see 
 
 from __future__ import annotations
 
+import contextvars
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -22,6 +23,7 @@ import mcp
 import trio
 from mcp.client.caching import CacheConfig
 
+from .._callbacks import Callbacks, Caller, client_callbacks
 from .._policy import PoolPolicy
 from .._wire._link import Link
 from ._handlers import as_handlers
@@ -82,6 +84,8 @@ class Server(ABC):
             raise TypeError(
                 f"{owner}.configure must be an async function of a Session or None, not {type(self.configure).__name__}"
             )
+        if isinstance(self, ClientOptions):
+            check_callbacks(owner, vars(self))
 
 
 def check_limit(owner: str, name: str, value: object, what: str) -> None:
@@ -111,14 +115,51 @@ class ClientOptions:
     input_required_max_rounds: int | None = None
     extensions: Sequence[ClientExtension] | None = None
     cache: CacheConfig | None = field(default_factory=CacheConfig)
+    callbacks: Callbacks | None = None
+    """Functions that are told who asks, instead of the client's own `elicitation_callback` and the like. Default `None`."""
 
     def _client_options(self, link: Link) -> dict[str, Any]:
         """The keyword arguments for the `mcp.Client` of one connection."""
         options = {f.name: getattr(self, f.name) for f in fields(ClientOptions)}
+        options |= callback_options(link, options.pop("callbacks"))
         options["message_handler"] = watch_messages(link, self.message_handler)
         if options["input_required_max_rounds"] is None:
             del options["input_required_max_rounds"]  # the SDK's own default
         return as_handlers(link, options)
+
+
+def check_callbacks(owner: str, options: Mapping[str, Any]) -> None:
+    """Raise unless the `callbacks` among a client's options are some, and none is given in both ways."""
+    callbacks = options.get("callbacks")
+    if callbacks is None:
+        return
+    if not isinstance(callbacks, Callbacks):
+        raise TypeError(f"{owner}.callbacks must be Callbacks or None, not {type(callbacks).__name__}")
+    for name in client_callbacks(callbacks, _nobody):
+        if options.get(name) is not None:
+            raise ValueError(f"{owner} has both a {name} and one in callbacks; give only one of them")
+
+
+def _nobody() -> Caller:
+    raise AssertionError("only asked for names")  # pragma: no cover
+
+
+def callback_options(link: Link, callbacks: Callbacks | None) -> dict[str, Any]:
+    """The options of one connection's client that hand what its server asks to `callbacks`."""
+    if callbacks is None:
+        return {}
+
+    def caller() -> Caller:
+        call = link.current_call()
+        return Caller(
+            server=link.server,
+            scope=link.scope,
+            session=link.number,
+            tool=None if call is None else call.tool,
+            context=None if call is None else contextvars.copy_context(),
+        )
+
+    return client_callbacks(callbacks, caller)
 
 
 def watch_messages(link: Link, handler: MessageHandlerFnT | None) -> MessageHandlerFnT:

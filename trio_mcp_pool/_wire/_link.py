@@ -125,7 +125,9 @@ class Link:
         self.server = server
         """The server's name in the pool, for errors and log lines."""
         self.scope: Hashable = None
-        """The scope's key; `None` for sessions outside of scopes. Set by the owner before the dial, as is `attempt`."""
+        """The scope's key; `None` for sessions outside of scopes. Set before the dial, as are `number` and `attempt`."""
+        self.number: int = 0
+        """The connection's number, unique in its pool."""
         self.attempt: int = 1
         """The number of this dial among consecutive dials of the server that failed, from 1."""
         self.on_message: Callable[[Any], None] | None = None

@@ -17,7 +17,15 @@ import trio
 
 from .._arguments import explain_timeout
 from .._policy import PoolPolicy
-from .._servers import ClientOptions, Configure, Server, as_handlers, watch_messages
+from .._servers import (
+    ClientOptions,
+    Configure,
+    Server,
+    as_handlers,
+    callback_options,
+    check_callbacks,
+    watch_messages,
+)
 from .._wire._link import Link
 from ._gates import GateTable
 from ._peer import Peer
@@ -95,6 +103,7 @@ leaving hangs until it is cancelled |
         for option in client_options:
             if option not in _CLIENT_OPTIONS:
                 raise TypeError(f"ScriptedServer takes no {option!r}, and neither does mcp.Client")
+        check_callbacks("ScriptedServer", client_options)
         self.name = name
         self.eras: str = eras
         self.trusted = trusted
@@ -208,6 +217,7 @@ leaving hangs until it is cancelled |
         self._peers.append(peer)
         self._peak = max(self._peak, self.open_connections)
         options = {**self._options, "message_handler": watch_messages(link, self._options.get("message_handler"))}
+        options |= callback_options(link, options.pop("callbacks", None))
         async with mcp.Client(ScriptedTransport(peer, link, self.gates), **as_handlers(link, options)) as client:
             peer.note(state="open", opened_at=trio.current_time())
             yield client

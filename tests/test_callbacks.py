@@ -1,0 +1,171 @@
+"""Callbacks that know who asked: values, what servers are told, and whose context they run in."""
+
+from __future__ import annotations
+
+import logging
+from contextvars import ContextVar
+
+import mcp
+import mcp_types as types
+import pytest
+import trio
+
+from trio_mcp_pool import StdioServer, open_pool
+from trio_mcp_pool._callbacks import Callbacks, Caller, client_callbacks, progress_in_context
+from trio_mcp_pool.testing import ScriptedServer
+
+WHO = Caller(server="s", session=1, tool="ask")
+who_am_i: ContextVar[str] = ContextVar("who_am_i", default="nobody")
+
+
+async def ask(context) -> str:
+    answer = await context.request(
+        "elicitation/create", {"message": "How many?", "requestedSchema": {"type": "object", "properties": {}}}
+    )
+    return str(answer["content"]["n"])
+
+
+async def test_an_elicitation_reaches_the_declared_function_with_its_caller(autojump_clock) -> None:
+    asked = []
+
+    async def elicit(caller, params):
+        asked.append((caller, params.message))
+        return types.ElicitResult(action="accept", content={"n": 3})
+
+    options = client_callbacks(Callbacks(elicit=elicit), lambda: WHO)
+    async with open_pool({"s": ScriptedServer([ask], eras="legacy", **options)}) as pool:
+        assert (await pool.call_tool("s", "ask")).content[0].text == "3"
+    assert asked == [(WHO, "How many?")]
+
+
+async def test_a_calls_own_function_overrides_the_declared_one() -> None:
+    async def declared(caller, params):
+        raise AssertionError("the call brought its own")
+
+    async def own(caller, params):
+        return types.ElicitResult(action="decline")
+
+    options = client_callbacks(Callbacks(elicit=declared), lambda: WHO, lambda: own)
+    assert (await options["elicitation_callback"](None, None)).action == "decline"
+
+
+async def test_a_callback_that_raises_harms_its_own_call_only_and_the_server_is_not_told_why(
+    autojump_clock, caplog
+) -> None:
+    async def elicit(caller, params):
+        await trio.sleep(1)
+        raise ValueError("hunter2")
+
+    async def wait(seconds: float) -> str:
+        await trio.sleep(seconds)
+        return "fine"
+
+    options = client_callbacks(Callbacks(elicit=elicit), lambda: WHO)
+    server = ScriptedServer([ask, wait], eras="legacy", **options)
+    async with open_pool({"s": server}) as pool, trio.open_nursery() as nursery:
+
+        async def other() -> None:
+            assert (await pool.call_tool("s", "wait", {"seconds": 2})).content[0].text == "fine"
+
+        nursery.start_soon(other)
+        with caplog.at_level(logging.ERROR), pytest.raises(mcp.MCPError) as caught:
+            await pool.call_tool("s", "ask")
+    assert caught.value.error.message == "the client's callback failed"
+    assert "raised ValueError" in caplog.text
+
+
+def test_only_what_is_declared_is_announced() -> None:
+    async def log(caller, params):
+        pass
+
+    assert client_callbacks(Callbacks(), lambda: WHO) == {}
+    assert list(client_callbacks(Callbacks(log=log), lambda: WHO)) == ["logging_callback"]
+
+
+def test_the_closest_declaration_wins_function_by_function() -> None:
+    async def one(*args):
+        pass
+
+    async def two(*args):
+        pass
+
+    scope, server = Callbacks(elicit=one), Callbacks(elicit=two, log=two)
+    assert scope.over(server) == Callbacks(elicit=one, log=two)
+    assert scope.over(None) is scope
+
+
+def test_what_is_no_function_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match="Callbacks.sample must be an async function or None, not str"):
+        Callbacks(sample="x")
+
+
+async def test_declared_for_a_server_the_function_is_told_the_session_and_scope(autojump_clock) -> None:
+    asked = []
+
+    async def elicit(caller, params):
+        asked.append((caller.server, caller.scope, caller.session))
+        return types.ElicitResult(action="accept", content={"n": 3})
+
+    server = ScriptedServer([ask], eras="legacy", callbacks=Callbacks(elicit=elicit))
+    async with open_pool({"s": server}) as pool:
+        await pool.call_tool("s", "ask")
+        async with pool.open_scope("agent") as scope:
+            await scope.call_tool("s", "ask")
+    assert asked == [("s", None, 1), ("s", "agent", 2)]
+
+
+def test_a_function_given_in_two_ways_is_refused() -> None:
+    async def two(*args):
+        pass
+
+    with pytest.raises(ValueError, match="StdioServer has both a elicitation_callback and one in callbacks"):
+        StdioServer("x", elicitation_callback=two, callbacks=Callbacks(elicit=two))
+    with pytest.raises(TypeError, match="StdioServer.callbacks must be Callbacks or None, not str"):
+        StdioServer("x", callbacks="x")
+    StdioServer("x", sampling_callback=two, callbacks=Callbacks(elicit=two))
+
+
+async def test_progress_runs_in_the_context_of_its_caller(autojump_clock) -> None:
+    seen = []
+
+    async def count(context) -> str:
+        for number in range(2):
+            context.progress(number, 2)
+            await trio.sleep(1)
+        return "done"
+
+    async def on_progress(progress, total, message):
+        seen.append((who_am_i.get(), progress, total))
+        await trio.sleep(0.1)
+        seen.append((who_am_i.get(), progress, total))
+        if progress == 1:
+            raise ValueError("of its own making")
+
+    async with open_pool({"s": ScriptedServer([count])}) as pool, trio.open_nursery() as nursery:
+
+        async def agent(name: str) -> None:
+            who_am_i.set(name)
+            result = await pool.call_tool("s", "count", progress_callback=progress_in_context(on_progress, "s"))
+            assert result.content[0].text == "done"
+
+        nursery.start_soon(agent, "one")
+        nursery.start_soon(agent, "two")
+    assert sorted(seen) == sorted([(name, n, 2) for name in ("one", "two") for n in (0, 1)] * 2)
+
+
+async def test_a_cancelled_callback_is_cancelled_in_its_context(autojump_clock) -> None:
+    seen = []
+
+    async def on_progress(progress, total, message):
+        try:
+            await trio.sleep_forever()
+        finally:
+            seen.append(who_am_i.get())
+
+    who_am_i.set("me")
+    report = progress_in_context(on_progress, "s")
+    who_am_i.set("changed since")
+    with trio.move_on_after(1) as scope:
+        await report(0, None, None)
+    assert scope.cancelled_caught
+    assert seen == ["me"]
