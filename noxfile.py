@@ -48,6 +48,13 @@ def tests_lowest(session: nox.Session) -> None:
 
 
 @nox.session
+def inspect_ai(session: nox.Session) -> None:
+    """Tool sets inside inspect_ai. Arguments go to pytest."""
+    session.install("-e", ".[inspect-ai]", *group("test"))
+    session.run("pytest", "-n", "0", "tests/catalog/test_inspect_ai.py", *session.posargs)
+
+
+@nox.session
 def exhaustive(session: nox.Session) -> None:
     """The products of all combinations: gates, moments of cancelling and closing, seeds. Arguments go to pytest."""
     session.install("-e", ".", *group("test"))

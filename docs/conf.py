@@ -10,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 import trio_mcp_pool
+import trio_mcp_pool.config
 import trio_mcp_pool.testing
 
 project = "trio_mcp_pool"
@@ -36,6 +37,7 @@ suppress_warnings = ["config.cache"]
 
 def _tell_autodoc_where_things_are_defined() -> None:
     """Public classes say that they live in `trio_mcp_pool`; autodoc reads their fields' docstrings where they were written."""
+    dir(trio_mcp_pool)  # loads every module
     package = Path(inspect.getfile(trio_mcp_pool)).parent
     for module in [module for name, module in sys.modules.items() if name.startswith("trio_mcp_pool.")]:
         file = getattr(module, "__file__", None)

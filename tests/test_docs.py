@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import trio_mcp_pool
+import trio_mcp_pool.config
 import trio_mcp_pool.testing
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -16,7 +17,9 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 def subclasses(base: type) -> list[str]:
     return sorted(
-        name for name, value in vars(trio_mcp_pool).items() if isinstance(value, type) and issubclass(value, base)
+        name
+        for name in dir(trio_mcp_pool)
+        if isinstance(value := getattr(trio_mcp_pool, name), type) and issubclass(value, base)
     )
 
 
@@ -50,7 +53,7 @@ def test_the_chapter_on_events_has_a_row_for_each_event(name: str) -> None:
     assert name in rows("events.md")
 
 
-@pytest.mark.parametrize("name", [n for n in vars(trio_mcp_pool) if n[0].isupper()])
+@pytest.mark.parametrize("name", [n for n in dir(trio_mcp_pool) if n[0].isupper()])
 def test_the_reference_has_an_entry_for_each_public_class(name: str) -> None:
     assert f":: {name}\n" in (DOCS / "reference.md").read_text().replace("()", "")
 
@@ -59,6 +62,14 @@ def test_the_reference_has_an_entry_for_each_public_class(name: str) -> None:
     "name", [n for n in vars(trio_mcp_pool.testing) if not n.startswith("_") and n != "annotations"]
 )
 def test_the_reference_has_an_entry_for_each_name_of_the_testing_kit(name: str) -> None:
+    assert f":: {name}\n" in (DOCS / "reference.md").read_text().replace("()", "")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n for n in vars(trio_mcp_pool.config) if not n.startswith("_") and n not in ("annotations", "Ask", "LogIn")],
+)
+def test_the_reference_has_an_entry_for_each_name_of_the_configuration(name: str) -> None:
     assert f":: {name}\n" in (DOCS / "reference.md").read_text().replace("()", "")
 
 

@@ -13,6 +13,9 @@ import trio
 from trio_mcp_pool import open_pool
 from trio_mcp_pool.testing import ScriptedServer, tool
 
+# `nox -s inspect_ai` installs it; it brings too much for the tests that everybody runs.
+pytest.importorskip("inspect_ai")
+
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 SCHEMA = {

@@ -67,11 +67,12 @@ def test_control_c_ends_the_demo_with_130_and_one_line() -> None:
         assert demo.wait(timeout=20) == 130
 
 
-def test_a_wrong_command_line_exits_with_two_and_the_version_is_printed() -> None:
+def test_a_wrong_command_line_exits_with_one_and_the_version_is_printed() -> None:
     wrong = subprocess.run(
         [sys.executable, "-m", "trio_mcp_pool.cli", "demoo"], capture_output=True, text=True, timeout=60, check=False
     )
-    assert wrong.returncode == 2
+    assert wrong.returncode == 1
+    assert "did you mean 'demo'?" in wrong.stderr
     version = subprocess.run(
         [sys.executable, "-m", "trio_mcp_pool.cli", "--version"],
         capture_output=True,

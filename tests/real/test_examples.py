@@ -23,6 +23,7 @@ SAYS = {
     "reconfigure.py": "answered by 2 processes one after the other",
     "test_with_the_kit.py": "5 passed",
     "token_refresh.py": "revoked, replaced, answered",
+    "watched_config.py": "the steady server kept its process all the while",
     "web_handler.py": "20 requests answered by 1 process",
 }
 
