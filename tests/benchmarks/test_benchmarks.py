@@ -25,6 +25,8 @@ PROMISES = {
     "cold": 1.2,
     "lanes": 1.1,
     "hand-over": 1.5,
+    "asyncio": 2.0,
+    "asyncio-concurrent": 1.0,
 }
 
 

@@ -1,0 +1,66 @@
+"""Progress callbacks that run on the caller's side: in the thread that waits, or in its event loop.
+
+The Trio task that delivers one notification waits until the callback has returned, so that a slow callback slows down the
+server rather than filling a queue. And the call waits for the callbacks of all notifications that came before its result.
+Without that, those of one turn of the event loop race with the result, and the last are lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, final
+
+import outcome
+import trio
+
+
+@final
+class Relay:
+    """The callback that the Trio thread is given. `send(function, done)` has `function` called and `done` told its result."""
+
+    def __init__(
+        self,
+        callback: Callable[..., Any],
+        send: Callable[[Callable[[], Any], Callable[[outcome.Outcome[Any]], None]], None],
+        soon: Callable[..., None],
+    ) -> None:
+        self._callback = callback
+        self._send = send
+        self._soon = soon
+        self._under_way: set[trio.Event] = set()
+        self._told = trio.Event()
+
+    async def __call__(self, *args: Any) -> Any:
+        """One notification, in the Trio thread."""
+        event = trio.Event()
+        self._under_way.add(event)
+        result: outcome.Outcome[Any] = outcome.Value(None)
+
+        def done(ended: outcome.Outcome[Any]) -> None:
+            nonlocal result
+            result = ended
+            with suppress(trio.RunFinishedError):
+                self._soon(event.set)
+
+        try:
+            self._send(lambda: self._callback(*args), done)
+            await event.wait()
+        finally:
+            self._under_way.discard(event)
+            self._told.set()
+        return result.unwrap()
+
+    async def around(self, call: Callable[[], Any]) -> Any:
+        """The call whose progress it is, in the Trio thread."""
+        try:
+            value = await call()
+            await trio.lowlevel.checkpoint()  # what was read together with the result may not have begun yet
+            while self._under_way:
+                self._told = trio.Event()
+                await self._told.wait()
+            return value
+        finally:
+            # After an error nobody waits for callbacks on the other side.
+            for event in self._under_way:
+                event.set()
