@@ -173,8 +173,8 @@ async def warm_calls(plan: Plan, told: Told) -> list[Row]:
 
     at = f"{plan.concurrent} at once"
     return [
-        row("sequence", "warm call, in sequence", "pool", "mcp.Client", 0.60, one),
-        row("concurrent", f"warm call, {at}", "pool", "mcp.Client", 0.45, all_of),
+        row("sequence", "warm call, in sequence", "pool", "mcp.Client", 0.42, one),
+        row("concurrent", f"warm call, {at}", "pool", "mcp.Client", 0.22, all_of),
         row("bare", f"warm call, {at}", "pool", "multiplexer", 1.6, all_of),
         row("added", "call on a session of the pool", "pool", "Session", 1.05, one),
         row("bare-sequence", "warm call, in sequence", "pool", "multiplexer", None, one),
@@ -295,7 +295,7 @@ async def cold_start(plan: Plan, told: Told) -> list[Row]:
 
     title = f"{plan.callers} first callers of a cold server"
     slower = f"which takes {plan.start_seconds:g} s to start"
-    return [row("cold", title, 1.2, got), row("cold-slow", f"{title}, {slower}", None, got_later)]
+    return [row("cold", title, 1.25, got), row("cold-slow", f"{title}, {slower}", None, got_later)]
 
 
 def in_process(policy: PoolPolicy | None = None) -> InProcessServer:

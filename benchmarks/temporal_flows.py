@@ -14,7 +14,7 @@ with workflow.unsafe.imports_passed_through():
     try:
         from temporalio.mcp import TemporalMCPClient as TemporalMCPClient
     except ImportError:
-        TemporalMCPClient = None  # type: ignore[assignment, misc]
+        TemporalMCPClient: Any = None  # type: ignore[no-redef]
 
 ARGUMENTS = {"text": "hello"}
 

@@ -49,10 +49,8 @@ class Caller:
 
 
 Elicit: TypeAlias = "Callable[[Caller, types.ElicitRequestParams], Awaitable[types.ElicitResult]]"
-Sample: TypeAlias = (
-    "Callable[[Caller, types.CreateMessageRequestParams], "
-    "Awaitable[types.CreateMessageResult | types.CreateMessageResultWithTools]]"
-)
+Sampled: TypeAlias = "types.CreateMessageResult | types.CreateMessageResultWithTools"
+Sample: TypeAlias = "Callable[[Caller, types.CreateMessageRequestParams], Awaitable[Sampled]]"
 Roots: TypeAlias = "Callable[[Caller], Awaitable[types.ListRootsResult]]"
 Log: TypeAlias = "Callable[[Caller, types.LoggingMessageNotificationParams], Awaitable[None]]"
 

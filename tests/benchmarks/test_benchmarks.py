@@ -16,15 +16,22 @@ from benchmarks.measure import Row, Sample, Spread, interleave
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMISES = {
-    "sequence": 0.60,
-    "concurrent": 0.45,
+    "sequence": 0.42,
+    "concurrent": 0.22,
     "bare": 1.6,
     "added": 1.05,
     "lease": 3,
     "big": 0.20,
-    "cold": 1.2,
+    "cold": 1.25,
     "lanes": 1.1,
     "hand-over": 1.5,
+    "growth-dials": 1.3,
+    "growth-leases": 1.3,
+    "growth-kept": 1.3,
+    "growth-statistics": 1.3,
+    "growth-rejected": 1.3,
+    "growth-names": 1.3,
+    "growth-waiters": 1.3,
     "asyncio": 2.0,
     "asyncio-concurrent": 1.0,
 }

@@ -56,4 +56,4 @@ def test_in_asyncio_every_verb_is_awaited_or_entered_but_release_and_in_threads_
     if mirror.__name__.startswith("Blocking"):
         assert awaited == set()
     else:
-        assert verbs.keys() - awaited <= {"session", "open_scope", "listen", "release", "notifications"}
+        assert verbs.keys() - awaited <= {"session", "open_scope", "listen", "release", "notifications", "subscribe"}

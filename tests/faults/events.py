@@ -38,6 +38,8 @@ class Event:
     loads: tuple[Load, ...] = BUSY
     struck_in_scope: frozenset[str] | None = None
     """The same in a scope, where it differs."""
+    spares: bool = False
+    """Whether the siblings get their results although the session is replaced."""
     dies: bool = False
     """Whether the session is dead afterwards: then its siblings are struck, too, and a scope's next caller is told."""
     do: str = ""
@@ -65,7 +67,7 @@ EVENTS: tuple[Event, ...] = (
     _call("tool error", WIRES, "tool_error", "tool error", executed=True),
     _call("JSON-RPC error", WIRES, "rpc_error", "MCPError -32050", executed=True),
     _call("malformed result", WIRES, "malformed", "ValidationError", executed=True),
-    _call("bad structured content", WIRES, "badly_structured", "RuntimeError", tool="typed", executed=True),
+    _call("bad structured content", WIRES, "badly_structured", "InvalidResultError", tool="typed", executed=True),
     _call("a 10 MB answer", (*STDIO, *STREAMABLE), "big", "result", arguments={"bytes": 10_000_000}),
     _call("a line over `max_message`", ("stdio",), "big", "MessageTooLargeError", arguments={"bytes": 17_000_000}),
     _call("an event over `max_message`", STREAMABLE, "big_event", "MessageTooLargeError"),
@@ -117,7 +119,7 @@ EVENTS: tuple[Event, ...] = (
     Event("session unknown (404)", "call", ("http-legacy", "sse"), OK, struck_in_scope=LOST, dies=True,
           do="ok", mode={"forget": 404}),
     # The status alone is no death (R11): the call is told, and a probe and a handshake beside the session decide.
-    Event("session unknown (400)", "call", ("http-legacy", "sse"), frozenset({"HttpStatusError 400"}), dies=True,
+    Event("session unknown (400)", "call", ("http-legacy", "sse"), frozenset({"HttpStatusError 400"}), dies=True, spares=True,
           do="ok", mode={"forget": 400}),
     Event("server restarted", "blow", HTTP, UNKNOWN, LOADS, dies=True, do="restart"),
     Event("server away, then back", "blow", HTTP, UNKNOWN, LOADS, dies=True, do="away"),

@@ -190,7 +190,7 @@ async def test_a_drain_for_each_of_its_sessions(autojump_clock: trio.testing.Moc
 
             return await work(drain) / n
 
-    await flat(trial, 10, 300)
+    await flat(trial)
 
 
 async def test_min_sessions_for_each_of_them(autojump_clock: trio.testing.MockClock) -> None:

@@ -41,6 +41,7 @@ async def main(*arguments: Any) -> None:
     arrived: list[str] = []
     with trio.fail_after(20):
         async with open_pool({"features": server}) as pool, pool.session("features") as session:
+            await session.list_tools()  # or the SDK would, after the first call
             exporter.clear()  # what dialling has left
             with trace.get_tracer("the program").start_as_current_span("outer") as span:
                 outer = span.get_span_context()

@@ -26,6 +26,8 @@ def shown_cause(cause: BaseException | None, link: Link) -> BaseException | None
     """The cause as an error may carry it."""
     if cause is None:
         return None
+    if not link.keeps_secrets:
+        return cause
     printed = "".join(traceback.format_exception(cause))
     return cause if link.mask(printed) == printed else HiddenCause(type(cause))
 

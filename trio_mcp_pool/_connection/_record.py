@@ -144,12 +144,12 @@ class Connection:
         listener: Listener,
         purpose: DialPurpose,
     ) -> None:
-        self.number = number
-        self.name = name
-        self.scope = scope
-        self.server = server
-        self.policy = policy
-        self.listener = listener
+        self.number: int = number
+        self.name: str = name
+        self.scope: Hashable = scope
+        self.server: Server = server
+        self.policy: PoolPolicy = policy
+        self.listener: Listener = listener
         self.purpose: DialPurpose = purpose
         self.owner: OwnerControl | None = None
         """The owner's control; `None` while the dial waits for its turn."""
@@ -166,7 +166,7 @@ class Connection:
             probe_timeout=policy.probe_timeout,
         )
         self.client: mcp.Client | None = None
-        self.configuring = False
+        self.configuring: bool = False
         """Whether `configure=` runs: calls go through although the session is not ready."""
         self.annotations: dict[str, types.ToolAnnotations] | None = None
         """What the server says of its tools, once they were listed; looked at only when the server is trusted (R13)."""
@@ -174,10 +174,10 @@ class Connection:
         self.calls: set[Call] = set()
 
         # The dial.
-        self.dial_mark = 0
+        self.dial_mark: int = 0
         """The dial's place in the order of dials, failures and proofs of its server (R5)."""
         self.dial_started_at: float = trio.current_time()
-        self.has_answered = False
+        self.has_answered: bool = False
         """Whether the server has answered a caller on this session."""
 
         # Times on Trio's clock.
@@ -191,11 +191,11 @@ class Connection:
         self.probed_at: float = -math.inf
 
         # Replacement (R9).
-        self.outdated = False
+        self.outdated: bool = False
         """Whether a successor is wanted. While it is ready, it is lent where no other session has a place."""
-        self.overlaps = False
+        self.overlaps: bool = False
         """Whether it counts as being replaced, until it has gone: so much may be dialled beyond `max_sessions`."""
-        self.replace_when_ready = False
+        self.replace_when_ready: bool = False
         """Whether a drain came while it was being dialled."""
         self.drain_by: float = math.inf
         self.drain_reason: CloseReason = "drained"
@@ -205,18 +205,18 @@ class Connection:
         """Since when it is suspect; `inf` while it is not."""
         self.protected: frozenset[Call] = frozenset()
         """The calls that ran when it became suspect: a server with one thread cannot answer a probe while it works."""
-        self.probe_wanted = False
+        self.probe_wanted: bool = False
         """Whether a caller has been given the suspect session, so that the probe must not wait any longer."""
-        self.unfit = False
+        self.unfit: bool = False
         """Whether a probe failed while protected calls ran: no new leases until the server is heard from."""
 
         self.counted: Phase | None = None
         """How it is counted in the numbers of its server; kept by the lane."""
         self.free_in: object = None
         """The set of free sessions that it belongs to, if any; kept by the matcher."""
-        self.free_leases = -1
+        self.free_leases: int = -1
         """Under how many leases it stands in that set; -1: it is full. Kept by the set."""
-        self.lent = 0
+        self.lent: int = 0
         """When it was lent last, in the order of its lane's leases."""
         self._ending: trio.Event | None = None
 

@@ -51,11 +51,11 @@ class Admission:
     def __init__(self, pool: DialStarter, max_connecting: int, max_sessions_total: int | None) -> None:
         self.max_connecting = max_connecting
         self.total = max_sessions_total
-        self.dirty = False
+        self.dirty: bool = False
         """Whether something has changed, so that `admit` should be called."""
-        self.used = 0
+        self.used: int = 0
         """Connections that have a place of `max_sessions_total`."""
-        self.used_by_scopes = 0
+        self.used_by_scopes: int = 0
         self._pool = pool
         self._queues: OrderedDict[Shared, OrderedDict[Connection, None]] = OrderedDict()
         """Queued dials by server; the server whose turn it is comes first."""

@@ -69,12 +69,12 @@ class Core:
         observers = _check_observers(observers)
         self.host: Core = self  # its own changes are steps, too
         self.policy = policy
-        self.peaks = Peaks()
+        self.peaks: Peaks = Peaks()
         self._peaks_of: WeakValueDictionary[str, Peaks] = WeakValueDictionary()
         """By name, for as long as anything is counted under it."""
-        self.removed = Removed()
+        self.removed: Removed = Removed()
         self.scopes: dict[ScopeKey, Scope] = {}
-        self.admission = Admission(self, max_connecting, max_sessions_total)
+        self.admission: Admission = Admission(self, max_connecting, max_sessions_total)
         self.entries: dict[str, Entry] = {}
         checked = check_servers(servers)
         self._check_total(checked)
@@ -86,11 +86,11 @@ class Core:
         self.fatal_error: BaseException | None = None
         self.body_scope: trio.CancelScope = trio.CancelScope()
         self.token: trio.lowlevel.TrioToken = trio.lowlevel.current_trio_token()
-        self.timers = Timers()
-        self.ends = Closing()
-        self.observers = Observers(observers, self.spawn, self.fatal)
-        self.observed = bool(self.observers)
-        self.attentive = self.observed or max_sessions_total is not None
+        self.timers: Timers = Timers()
+        self.ends: Closing = Closing()
+        self.observers: Observers = Observers(observers, self.spawn, self.fatal)
+        self.observed: bool = bool(self.observers)
+        self.attentive: bool = self.observed or max_sessions_total is not None
         self.hub: Hub | None = None
         """Told for the catalogue, once somebody has asked for one."""
         self._nursery: trio.Nursery | None = None

@@ -58,7 +58,7 @@ class ScopeKey:
             self._hash = hash(value)
         except TypeError:
             raise TypeError(f"a scope's key must be hashable, which {type(value).__name__} is not") from None
-        self.value = value
+        self.value: Hashable = value
 
     def __hash__(self) -> int:
         return self._hash
@@ -84,9 +84,9 @@ class Entry:
 
     def __init__(self, name: str, server: Server, default_policy: PoolPolicy, peaks: Peaks, named: Peaks) -> None:
         self.name = name
-        self.server = server
+        self.server: Server = server
         self.default_policy = default_policy
-        self.shared = Shared(name, Health(name), Counts(peaks, named))
+        self.shared: Shared = Shared(name, Health(name), Counts(peaks, named))
         self.lane: Lane | None = None
         """The lane outside of scopes, once the pool is open."""
 
@@ -145,7 +145,7 @@ class Removed:
         self._leaving: dict[str, list[Entry]] = {}
         self.names: OrderedDict[str, Counts] = OrderedDict()
         """The counters of the last removed servers by name, those removed first at the front."""
-        self.sum = Counts()
+        self.sum: Counts = Counts()
         """The counters of all servers removed before those."""
 
     def add(self, entry: Entry) -> None:

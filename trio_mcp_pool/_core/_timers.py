@@ -24,7 +24,7 @@ class Timer:
     __slots__ = ("_on_cancel", "at", "callback")
 
     def __init__(self, at: float, callback: Callable[[], None], on_cancel: Callable[[], None]) -> None:
-        self.at = at
+        self.at: float = at
         self.callback: Callable[[], None] | None = callback
         self._on_cancel = on_cancel
 

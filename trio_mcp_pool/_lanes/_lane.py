@@ -47,27 +47,27 @@ class Lane:
     ) -> None:
         self.host = host
         self.shared = shared
-        self.name = shared.name
+        self.name: str = shared.name
         self.scope = scope
-        self.server = server
-        self.policy = policy
+        self.server: Server = server
+        self.policy: PoolPolicy = policy
         self.stateful = stateful
         """Whether the next caller gets an error after the end of a session, because the session may have held state."""
         self.key: Hashable = scope
         """Under what the lane stands in `shared.lanes`."""
-        self.matcher = Matcher(self, policy, shared.counts)
-        self.replacement = Replacement()
+        self.matcher: Matcher = Matcher(self, policy, shared.counts)
+        self.replacement: Replacement = Replacement()
         self.connections: dict[Connection, None] = {}
         self.queued: dict[Connection, None] = {}
         """Dials that wait for their turn."""
         self.watchers: dict[Waiter, None] = {}
         """Tasks that wait for a session to be ready, without a lease of their own."""
-        self.dialing = 0
-        self.ready = 0
-        self.leaving = 0
-        self.limit = 0
+        self.dialing: int = 0
+        self.ready: int = 0
+        self.leaving: int = 0
+        self.limit: int = 0
         """`max_sessions` as it is counted: after a change to fewer, what was allowed before until it has gone."""
-        self.used_at = -math.inf
+        self.used_at: float = -math.inf
         self.refusal: PoolError | None = None
         """Why no lease is given any more."""
         self.notice: SessionLostError | None = None
@@ -361,7 +361,7 @@ class Lane:
     @step
     def undecided(self, connection: Connection) -> None:
         """The wire cannot tell whether the server still knows the session: a handshake beside it decides (R11)."""
-        if connection.state is _READY and not connection.outdated and self.policy.max_overlap and not self.stateful:
+        if connection.state is _READY and not connection.outdated and self.policy.max_overlap:
             connection.drain_reason = "broken"
             self.replacement.add(connection)
             self.matcher.place(connection)

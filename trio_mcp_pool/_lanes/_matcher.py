@@ -50,15 +50,15 @@ class Matcher:
     )
 
     def __init__(self, holder: LeaseHolder, policy: PoolPolicy, counts: Counts) -> None:
-        self.holder = holder
-        self.counts = counts
+        self.holder: LeaseHolder = holder
+        self.counts: Counts = counts
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
-        self.leases = 0
+        self.leases: int = 0
         """Leases on live connections."""
-        self.lent = 0
+        self.lent: int = 0
         """How many leases have been given."""
-        self.max_in_flight = policy.max_in_flight
-        self.places = policy.max_sessions * policy.max_in_flight
+        self.max_in_flight: int = policy.max_in_flight
+        self.places: int = policy.max_sessions * policy.max_in_flight
         """The most leases at a time. It binds while sessions overlap, so that exclusive stays exclusive (R9)."""
         self._fit = FreeConnections()
         self._outdated = FreeConnections()

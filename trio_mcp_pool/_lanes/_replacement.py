@@ -33,10 +33,10 @@ class Replacement:
     def __init__(self) -> None:
         self.outdated: dict[Connection, None] = {}
         """Ready sessions that want a successor, in the order in which they became outdated."""
-        self.overlapping = 0
+        self.overlapping: int = 0
         """Connections being replaced, until they have gone."""
-        self.failures = 0
-        self.retry_at = -math.inf
+        self.failures: int = 0
+        self.retry_at: float = -math.inf
 
     def room(self, policy: PoolPolicy) -> int:
         """How many connections may exist beyond `max_sessions` now."""

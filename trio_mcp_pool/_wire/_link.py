@@ -209,6 +209,11 @@ class Link:
             sorted({*self._secrets, *(p for p in parts if len(p) >= _SHORTEST_SECRET)}, key=len, reverse=True)
         )
 
+    @property
+    def keeps_secrets(self) -> bool:
+        """Whether there is anything to mask."""
+        return bool(self._secrets)
+
     def mask(self, text: str) -> str:
         """`text` with every known secret value replaced by `***`."""
         for secret in self._secrets:

@@ -16,8 +16,9 @@ Listing the tools, which the SDK does after the answer to a tool that it does no
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Mapping
 from contextvars import ContextVar
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 import anyio.abc
@@ -208,12 +209,12 @@ class HandDispatcher:
 
     def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
-    ) -> Coroutine[Any, Any, dict[str, Any]]:
+    ) -> CoroutineType[Any, Any, dict[str, Any]]:
         """Send a request, unless its answer has come already."""
         hand = _hand.get()
         if hand is None or hand.taken or method != _METHOD:
-            return self.inner.send_raw_request(method, params, opts)
-        return self._from_hand(hand)
+            return self.inner.send_raw_request(method, params, opts)  # type: ignore[return-value]
+        return self._from_hand(hand)  # type: ignore[return-value]
 
     async def _from_hand(self, hand: Hand) -> dict[str, Any]:
         # No checkpoint: the caller had them all when the answer came, and must not lose it to a cancellation here.

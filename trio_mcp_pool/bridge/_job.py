@@ -53,19 +53,19 @@ class Job:
         keeps_task: bool = False,
         at_once: bool = False,
     ) -> None:
-        self.function = function
-        self.context = context
-        self.reply = reply
+        self.function: Callable[[], Any] = function
+        self.context: Context = context
+        self.reply: Callable[[Result], object] = reply
         """Told the result, once, in the Trio thread or in the one that finds it ended. Must not block."""
-        self.server = server
-        self.calls_server = calls_server
+        self.server: str | None = server
+        self.calls_server: bool = calls_server
         """Whether the server may have acted on it once it has started."""
-        self.keeps_task = keeps_task
+        self.keeps_task: bool = keeps_task
         """Whether the pool goes on knowing the task that did it, as the holder of a lease: it must do no other job."""
-        self.at_once = at_once
+        self.at_once: bool = at_once
         """Whether it is a synchronous function, which needs no task and is done before any later job begins."""
-        self.started = False
-        self.cancelled = False
+        self.started: bool = False
+        self.cancelled: bool = False
         self.scope: trio.CancelScope | None = None
         """What cancels it, while it runs."""
 
@@ -155,7 +155,7 @@ class Block:
             self.value = await self._manager.__aenter__()
             return self
 
-        self.entering = Job(enter, context, reply, keeps_task=True)
+        self.entering: Job = Job(enter, context, reply, keeps_task=True)
         self._settle = settle
         self._leave = trio.Event()
         self._leaving: Job | None = None

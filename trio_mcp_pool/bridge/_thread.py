@@ -53,7 +53,7 @@ class TrioThread:
         self._hurried = False
         self._token: trio.lowlevel.TrioToken | None = None
         self.pool: Pool | None = None
-        self.ended = False
+        self.ended: bool = False
         self.error: BaseException | None = None
         """What ended it, if that was not its body."""
         context = copy_context()  # R1: owners run in the variables of whoever opened the pool

@@ -80,7 +80,7 @@ class Catalog:
         self._version = 0
         self._moved = trio.Event()
         self._cache: dict[Kind, tuple[int, tuple[Entry[Any], ...]]] = {}
-        self.closed = False
+        self.closed: bool = False
         """Whether the pool, or the scope, has begun to close."""
         if parent is not None:
             parent._children.add(self)
@@ -208,7 +208,7 @@ class Catalog:
             if force and not shelf.running:
                 shelf.invalidate(kinds)
             self._start(shelf)
-        with trio.move_on_after(within) as scope:
+        with trio.move_on_after(within) as scope:  # noqa: ASYNC912 (what is awaited inside may be there already)
             for server in names:
                 # One that ended early, as the scope that listed for all has closed, is begun again.
                 while (shelf := self._shelf(server)).running:
@@ -232,7 +232,7 @@ class Catalog:
     async def _list(self, shelf: Shelf) -> None:
         error: Exception | None = None
         try:
-            with trio.move_on_after(LISTING_TIMEOUT) as scope:
+            with trio.move_on_after(LISTING_TIMEOUT) as scope:  # noqa: ASYNC912 (as above)
                 while shelf.needs():
                     await self._throttle(shelf.server)
                     await self._list_once(shelf)

@@ -15,7 +15,7 @@ import difflib
 import json
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 
 import trio
 from jsonschema import Draft202012Validator, ValidationError
@@ -244,7 +244,9 @@ def _complain(error: ValidationError) -> Iterator[str]:
         # The alternative that was meant is the one which got furthest: past the type, and deepest.
         nearest = max(error.context, key=lambda each: (len(each.path), each.validator not in ("type", "const", "enum")))
         inner = next(_complain(nearest), "")
-        yield f"{where}fits none of {len(value)} alternatives" + (f"; the nearest: {inner}" if inner else "")
+        yield f"{where}fits none of {len(cast('list[Any]', value))} alternatives" + (
+            f"; the nearest: {inner}" if inner else ""
+        )
     elif word == "oneOf":
         yield f"{where}fits more than one of the alternatives of which it must fit one"
     elif isinstance(value, int | float) and not isinstance(value, bool):

@@ -48,7 +48,7 @@ class Notifications:
         self._waiting: deque[ServerNotice] = deque(maxlen=buffer)
         self._arrived = trio.Event()
         self._ended = False
-        self.missed = 0
+        self.missed: int = 0
         """How many were dropped because this reader was more than `buffer` behind."""
 
     def __repr__(self) -> str:

@@ -36,19 +36,19 @@ class Outcome:
         seconds: float,
         max_chars: int | None = None,
     ) -> None:
-        self.request = request
+        self.request: ToolRequest = request
         """What the model asked for."""
-        self.server = server
+        self.server: str | None = server
         """The server's name; `None` where the set has no such tool."""
-        self.tool = tool
+        self.tool: str | None = tool
         """The tool's name on its server; `None` where the set has no such tool."""
-        self.result = result
+        self.result: types.CallToolResult | None = result
         """What the server answered; `None` where it did not."""
-        self.error = error
+        self.error: Exception | None = error
         """Why there is no result, or what a hook raised although there is one."""
         self.outcome: CallOutcome = outcome
         """What is known of the call: `"answered"`, `"not run"`, or `"unknown"`, which means that it may have run."""
-        self.seconds = seconds
+        self.seconds: float = seconds
         """How long it took, hooks and waiting for its turn included."""
         self._max_chars = max_chars
         self._parts: list[Part] | None = None

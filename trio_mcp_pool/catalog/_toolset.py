@@ -324,6 +324,6 @@ class ToolSet:
             named = attempt.tool = self._find(name)
             ready = await self._calls.checked(named, read_arguments(arguments, named.name, named.server))
         except (UnknownToolError, ToolDeniedError, InvalidArgumentsError):
-            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()  # noqa: ASYNC120 (a cancelled caller does not want it)
             raise
         return await self._calls.make(named, ready, attempt, limits, options)

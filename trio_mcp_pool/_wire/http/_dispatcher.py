@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from contextvars import copy_context
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import anyio
@@ -115,12 +116,12 @@ class HttpDispatcher(ABC):
 
     def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
-    ) -> Coroutine[Any, Any, dict[str, Any]]:
+    ) -> CoroutineType[Any, Any, dict[str, Any]]:
         """Send a request and wait for its result; see `Outbound.send_raw_request`.
 
         Raises also the pool's errors: what became of a request is known here better than anywhere above.
         """
-        return self.outbound.send_raw_request(method, params, opts)
+        return self.outbound.send_raw_request(method, params, opts)  # type: ignore[return-value]
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
         """Send a notification and wait until the server has taken it, or does not in time. Checkpoints."""

@@ -14,7 +14,8 @@ Two promises beyond the protocol's:
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
 import anyio
@@ -92,13 +93,13 @@ class Dispatcher:
 
     def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
-    ) -> Coroutine[Any, Any, dict[str, Any]]:
+    ) -> CoroutineType[Any, Any, dict[str, Any]]:
         """Send a request and wait for its result; see `Outbound.send_raw_request`.
 
         Raises also `MessageTooLargeError` when the answer exceeded the limit, and `RuntimeError` before `run`.
         """
         # No coroutine of its own: every call comes through here, and a frame more costs all of them.
-        return self._outbound.send_raw_request(method, params, opts)
+        return self._outbound.send_raw_request(method, params, opts)  # type: ignore[return-value]
 
     async def carry(self, request: Request) -> dict[str, Any]:
         """Write a request in its caller's task and wait for the answer (`Carrier`)."""
