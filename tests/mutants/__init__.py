@@ -1,0 +1,1 @@
+"""Break the core one line at a time, and see whether a quick test fails: `python -m tests.mutants`."""
