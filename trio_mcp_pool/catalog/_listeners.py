@@ -14,7 +14,6 @@ from typing import Any, Final, final
 
 import trio
 from mcp.client.subscriptions import PromptsListChanged, ResourcesListChanged, ToolsListChanged
-from mcp.shared.subscriptions import event_to_notification
 from mcp_types import PromptListChangedNotification, ResourceListChangedNotification, ToolListChangedNotification
 
 from ._notifications import ServerNotice
@@ -26,16 +25,17 @@ AGREE_TIMEOUT: Final = 5.0
 """Seconds that a listing waits for the server to agree to tell."""
 _AGAIN: Final = (1.0, 60.0)
 """Seconds after which a stream that a server has ended is asked for again: at first, and at most."""
-_NOTICES: Final[tuple[tuple[Any, tuple[Kind, ...]], ...]] = (
-    ((ToolListChangedNotification, ToolsListChanged), ("tools",)),
-    ((ResourceListChangedNotification, ResourcesListChanged), ("resources", "resource_templates")),
-    ((PromptListChangedNotification, PromptsListChanged), ("prompts",)),
+_CHANGES: Final[tuple[tuple[Any, Any, tuple[Kind, ...]], ...]] = (
+    (ToolListChangedNotification, ToolsListChanged, ("tools",)),
+    (ResourceListChangedNotification, ResourcesListChanged, ("resources", "resource_templates")),
+    (PromptListChangedNotification, PromptsListChanged, ("prompts",)),
 )
+"""The notification of the older era, the event that stands for it in a listening stream, and what has changed then."""
 
 
 def changed_kinds(notice: object) -> tuple[Kind, ...]:
     """What a notification, or an event of `listen`, says has changed; nothing, where it is about something else."""
-    return next((kinds for classes, kinds in _NOTICES if isinstance(notice, classes)), ())
+    return next((kinds for told, event, kinds in _CHANGES if isinstance(notice, (told, event))), ())
 
 
 @final
@@ -86,8 +86,9 @@ class Listeners:
                         if again:
                             self._on_change(server, KINDS)  # nobody told what changed in between
                         async for event in events:
-                            notification = event_to_notification(event, {})
-                            self._on_notice(ServerNotice(server, facts.scope, facts.number, notification))
+                            for told, kind, _ in _CHANGES:
+                                if isinstance(event, kind):
+                                    self._on_notice(ServerNotice(server, facts.scope, facts.number, told()))
                             self._on_change(server, changed_kinds(event))
                             wait = _AGAIN[0]
                 except Exception as why:
