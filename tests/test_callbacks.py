@@ -10,8 +10,8 @@ import mcp_types as types
 import pytest
 import trio
 
-from trio_mcp_pool import StdioServer, open_pool
-from trio_mcp_pool._callbacks import Callbacks, Caller, client_callbacks, progress_in_context
+from trio_mcp_pool import Callbacks, Caller, StdioServer, open_pool
+from trio_mcp_pool._callbacks import client_callbacks, progress_in_context
 from trio_mcp_pool.testing import ScriptedServer
 
 WHO = Caller(server="s", session=1, tool="ask")
@@ -82,16 +82,109 @@ def test_only_what_is_declared_is_announced() -> None:
     assert list(client_callbacks(Callbacks(log=log), lambda: WHO)) == ["logging_callback"]
 
 
-def test_the_closest_declaration_wins_function_by_function() -> None:
-    async def one(*args):
+def says(who: str):
+    async def elicit(caller, params):
+        return types.ElicitResult(action="accept", content={"n": who})
+
+    return Callbacks(elicit=elicit)
+
+
+async def said(pool, **own):
+    return (await pool.call_tool("s", "ask", **own)).content[0].text
+
+
+async def test_the_scopes_function_counts_before_the_servers_and_that_before_the_pools(autojump_clock) -> None:
+    servers = {"s": ScriptedServer([ask], eras="legacy")}
+    async with open_pool(servers, callbacks=says("pool")) as pool:
+        assert await said(pool) == "pool"
+        async with pool.open_scope(callbacks=says("scope")) as scope:
+            assert await said(scope) == "scope"
+        async with pool.open_scope() as scope:
+            assert await said(scope) == "pool"
+        assert await said(pool) == "pool"
+    servers = {"s": ScriptedServer([ask], eras="legacy", callbacks=says("server"))}
+    async with open_pool(servers, callbacks=says("pool")) as pool:
+        assert await said(pool) == "server"
+        async with pool.open_scope(callbacks=says("scope")) as scope:
+            assert await said(scope) == "scope"
+        async with pool.open_scope(servers={"s": ScriptedServer([ask], eras="legacy")}) as scope:
+            assert await said(scope) == "pool"
+
+
+async def test_a_plain_callback_of_the_server_counts_before_the_pools(autojump_clock) -> None:
+    async def plain(context, params):
+        return types.ElicitResult(action="accept", content={"n": "plain"})
+
+    servers = {"s": ScriptedServer([ask], eras="legacy", elicitation_callback=plain)}
+    async with open_pool(servers, callbacks=says("pool")) as pool:
+        assert await said(pool) == "plain"
+
+
+async def test_functions_are_taken_one_by_one_from_who_declares_them(autojump_clock) -> None:
+    logged = []
+
+    async def log(caller, params):
+        logged.append(params.data)
+
+    async def tell_and_ask(context) -> str:
+        context.log("asking")
+        return await ask(context)
+
+    server = ScriptedServer({"ask": tell_and_ask}, eras="legacy", callbacks=says("server"))
+    async with open_pool({"s": server}, callbacks=Callbacks(log=log, elicit=says("pool").elicit)) as pool:
+        assert await said(pool) == "server"
+    assert logged == ["asking"]
+
+
+async def test_where_nothing_was_declared_a_call_cannot_be_asked_and_nothing_is_sent(autojump_clock) -> None:
+    server = ScriptedServer([ask], eras="legacy")
+    async with open_pool({"s": server}) as pool:
+        with pytest.raises(
+            ValueError, match=r"on_elicit: server 's' was not told .* give callbacks=Callbacks\(elicit="
+        ):
+            await said(pool, on_elicit=says("call").elicit)
+        assert server.calls == []
+        assert pool.statistics().leases_in_flight == 0
+
+
+async def test_what_a_call_brings_along_is_checked_before_anything_is_sent(autojump_clock) -> None:
+    async def progress(*_):
         pass
 
-    async def two(*args):
-        pass
+    server = ScriptedServer([ask], eras="legacy", callbacks=says("server"))
+    async with open_pool({"s": server}) as pool:
+        with pytest.raises(TypeError, match="on_elicit must be an async function or None, not str"):
+            await said(pool, on_elicit="me")
+        with pytest.raises(TypeError, match="on_progress must be an async function or None, not int"):
+            await said(pool, on_progress=1)
+        with pytest.raises(ValueError, match="give on_progress or progress_callback, not both"):
+            await said(pool, on_progress=progress, progress_callback=progress)
+        with pytest.raises(TypeError, match="callbacks must be Callbacks or None, not dict"):
+            async with pool.open_scope(callbacks={"elicit": progress}):
+                pass
+        assert server.calls == []
+    with pytest.raises(TypeError, match="callbacks must be Callbacks or None, not dict"):
+        async with open_pool({"s": server}, callbacks={}):
+            pass
 
-    scope, server = Callbacks(elicit=one), Callbacks(elicit=two, log=two)
-    assert scope.over(server) == Callbacks(elicit=one, log=two)
-    assert scope.over(None) is scope
+
+async def test_a_calls_progress_comes_with_its_caller(autojump_clock) -> None:
+    seen = []
+
+    async def count(context) -> str:
+        context.progress(1, 2, "half")
+        await trio.sleep(1)
+        return "done"
+
+    async def on_progress(caller, progress, total, message):
+        seen.append((caller.scope, caller.tool, caller.context[who_am_i], who_am_i.get(), progress, total, message))
+
+    async with open_pool({"s": ScriptedServer([count])}) as pool, pool.open_scope("agent") as scope:
+        who_am_i.set("me")
+        tools = await scope.toolset("s")
+        await tools.call("s__count", {}, on_progress=on_progress)
+        await scope.call_tool("s", "count", on_progress=on_progress)
+    assert seen == [("agent", "count", "me", "me", 1, 2, "half")] * 2
 
 
 def test_what_is_no_function_is_refused_by_name() -> None:

@@ -27,6 +27,7 @@ from ._errors import InvalidArgumentsError, InvalidResultError, PoolError, Sessi
 from ._groups import interrupt_in, sole_error
 from ._lanes._lane import Lane
 from ._lanes._lease import Lease
+from ._servers._callers import OwnCallbacks
 from ._wire._link import Call, current_call
 from ._wire._probe import probe
 
@@ -89,6 +90,9 @@ async def run(lease: Lease, verb: Verb, /, *args: Any, **kwargs: Any) -> Any:
             call.written = True
         if verb == "call_tool":
             call.tool = args[0]
+            if "own" in kwargs:
+                own: OwnCallbacks = kwargs.pop("own")
+                args = (*args[:3], own.install(call, link, args[3]))
         token = current_call.set(call)
         connection.calls.add(call)
         try:

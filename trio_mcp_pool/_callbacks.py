@@ -15,8 +15,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Generator, Hashable
 from contextvars import Context, copy_context
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar, final
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
 
 import mcp_types as types
 
@@ -52,6 +52,7 @@ Elicit: TypeAlias = "Callable[[Caller, types.ElicitRequestParams], Awaitable[typ
 Sampled: TypeAlias = "types.CreateMessageResult | types.CreateMessageResultWithTools"
 Sample: TypeAlias = "Callable[[Caller, types.CreateMessageRequestParams], Awaitable[Sampled]]"
 Roots: TypeAlias = "Callable[[Caller], Awaitable[types.ListRootsResult]]"
+Progress: TypeAlias = "Callable[[Caller, float, float | None, str | None], Awaitable[None]]"
 Log: TypeAlias = "Callable[[Caller, types.LoggingMessageNotificationParams], Awaitable[None]]"
 
 
@@ -60,7 +61,9 @@ Log: TypeAlias = "Callable[[Caller, types.LoggingMessageNotificationParams], Awa
 class Callbacks:
     """What a server may ask of the program: async functions whose first argument is the `Caller`.
 
-    Declared for a server, as its `callbacks=`, because what a client can do is announced at the handshake. Compared by
+    Declared as `callbacks=` of a server, of `open_pool` for all its servers, or of `open_scope` for the sessions of the
+    scope, because what a client can do is announced at the handshake. For each of the four the scope's function counts
+    before the server's, and that before the pool's. A `CustomServer` makes its own client and has none of them. Compared by
     identity of the functions: keep the objects, or sessions are replaced by `reconfigure`.
     """
 
@@ -79,11 +82,12 @@ class Callbacks:
             if value is not None and not callable(value):
                 raise TypeError(f"Callbacks.{field.name} must be an async function or None, not {type(value).__name__}")
 
-    def over(self, other: Self | None) -> Self:
-        """These, and where one is missing, the other's."""
-        if other is None:
-            return self
-        return replace(self, **{f.name: getattr(self, f.name) or getattr(other, f.name) for f in fields(self)})
+
+def check_declared(owner: str, callbacks: object) -> Callbacks | None:
+    """The callbacks that were given. Raises `TypeError`, naming `owner`, where they are something else."""
+    if callbacks is not None and not isinstance(callbacks, Callbacks):
+        raise TypeError(f"{owner} must be Callbacks or None, not {type(callbacks).__name__}")
+    return callbacks
 
 
 def client_callbacks(
@@ -170,7 +174,9 @@ class _InContext(Awaitable[T]):
                 step = lambda given=given: steps.send(given)  # type: ignore[misc]  # noqa: E731
 
 
-def progress_in_context(on_progress: ProgressFnT, server: str) -> ProgressFnT:
+def progress_in_context(
+    on_progress: Callable[[float, float | None, str | None], Awaitable[None]], server: str
+) -> ProgressFnT:
     """`on_progress`, to be run by any task in the context variables of the one that asks now; what it raises is logged."""
     context = copy_context()
 

@@ -18,6 +18,7 @@ import mcp_types as types
 import trio
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
+from ._callbacks import Elicit, Progress
 from ._connection._record import Connection
 from ._connection._states import State
 from ._core._core import Core
@@ -48,7 +49,9 @@ class Handle(Protocol):
         name: str,
         arguments: dict[str, Any] | None = None,
         read_timeout_seconds: float | None = None,
-        progress_callback: Any = None,
+        *,
+        on_elicit: Elicit | None = None,
+        on_progress: Progress | None = None,
     ) -> types.CallToolResult:
         """As `Pool.call_tool`."""
 
@@ -241,10 +244,13 @@ class PoolSource:
         name: str,
         arguments: dict[str, Any],
         *,
-        progress_callback: Any = None,
+        on_elicit: Elicit | None = None,
+        on_progress: Progress | None = None,
         read_timeout_seconds: float | None = None,
     ) -> types.CallToolResult:
-        return await self._handle.call_tool(server, name, arguments, read_timeout_seconds, progress_callback)
+        return await self._handle.call_tool(
+            server, name, arguments, read_timeout_seconds, on_elicit=on_elicit, on_progress=on_progress
+        )
 
     def session(self, server: str) -> AbstractAsyncContextManager[Session]:
         return self._handle.session(server)

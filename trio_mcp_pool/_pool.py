@@ -25,6 +25,7 @@ from trio.lowlevel import enable_ki_protection
 
 from ._arguments import explain_timeout_of
 from ._blocks import block
+from ._callbacks import Callbacks
 from ._catalog_source import PoolSource, catalog_of
 from ._connection._record import Connection
 from ._core._core import Core
@@ -147,7 +148,11 @@ class Pool(Verbs):
 
     @block("pool.open_scope")
     async def open_scope(
-        self, key: Hashable = None, *, servers: Mapping[str, Server] | None = None
+        self,
+        key: Hashable = None,
+        *,
+        servers: Mapping[str, Server] | None = None,
+        callbacks: Callbacks | None = None,
     ) -> AsyncIterator[ScopedPool]:
         """A scope: sessions that are shared with nobody outside of it and close with the block.
 
@@ -155,11 +160,12 @@ class Pool(Verbs):
         the next call gets `SessionLostError` once, and the one after that a new session.
 
         `key` names the scope in events (default: a fresh one); `servers` are added to the pool's for the inside, and
-        override those of the same name. Leaving checkpoints and takes up to `drain_timeout` plus `close_timeout`.
+        override those of the same name; `callbacks` answer what servers ask on the scope's sessions. Leaving checkpoints and
+        takes up to `drain_timeout` plus `close_timeout`.
 
         Raises `ValueError` if the key is open or in use already, `PoolClosedError` if the pool is closed.
         """
-        scope = self._core.enter_scope(key, servers)
+        scope = self._core.enter_scope(key, servers, callbacks)
         clean = False
         try:
             yield ScopedPool(self._core, scope)
@@ -425,6 +431,7 @@ async def open_pool(
     max_connecting: int = 8,
     max_sessions_total: int | None = None,
     observers: Iterable[Observer] = (),
+    callbacks: Callbacks | None = None,
 ) -> AsyncIterator[Pool]:
     """A pool for the length of an `async with` block.
 
@@ -432,13 +439,13 @@ async def open_pool(
     holds for every server that has none of its own. `max_connecting` bounds the dials under way at a time, over all servers
     (default 8), and `max_sessions_total` the sessions that exist at a time, over all servers and scopes (default `None`: no
     limit but `max_sessions` of each); where it is reached, the least recently used idle session outside of `open_scope` makes
-    room. `observers` receive every event.
+    room. `observers` receive every event. `callbacks` answer what servers ask, where a server or a scope declares none.
 
     Leaving the block takes up to `drain_timeout` plus `close_timeout`. Raises `TypeError` or `ValueError` for bad
     arguments, `RuntimeError` outside of Trio, and otherwise only what the body raises, bare.
     """
     _require_trio("open_pool")
-    core = Core(servers, policy, max_connecting, max_sessions_total, observers, _configure)
+    core = Core(servers, policy, max_connecting, max_sessions_total, observers, _configure, callbacks)
     task = trio.lowlevel.current_task()
     error: BaseException | None = None
     try:
@@ -481,6 +488,7 @@ async def serve_pool(
     max_connecting: int = 8,
     max_sessions_total: int | None = None,
     observers: Iterable[Observer] = (),
+    callbacks: Callbacks | None = None,
     task_status: trio.TaskStatus[Pool] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """A pool as a task of the application's own nursery: `pool = await nursery.start(partial(serve_pool, servers))`.
@@ -495,6 +503,7 @@ async def serve_pool(
         max_connecting=max_connecting,
         max_sessions_total=max_sessions_total,
         observers=observers,
+        callbacks=callbacks,
     ) as pool:
         task_status.started(pool)
         await pool._core.closed.wait()

@@ -21,9 +21,11 @@ from mcp_types import CONNECTION_CLOSED
 from trio.lowlevel import enable_ki_protection
 
 from ._call import Verb, check_arguments, lost_error, run
+from ._callbacks import Elicit, Progress
 from ._errors import LeaseEndedError
 from ._lanes._lane import Lane
 from ._lanes._lease import Lease
+from ._servers._callers import own_callbacks
 
 if TYPE_CHECKING:
     import mcp_types as types
@@ -149,9 +151,16 @@ class Session:
         input_responses: types.InputResponses | None = None,
         request_state: str | None = None,
         meta: types.RequestParamsMeta | None = None,
+        on_elicit: Elicit | None = None,
+        on_progress: Progress | None = None,
         allow_input_required: bool = False,
     ) -> types.CallToolResult:
         """Call a tool. A result with `is_error` is a result. Arguments and result as `mcp.Client.call_tool`.
+
+        `on_progress(caller, progress, total, message)` is called for progress, in the context variables of this call, and
+        `on_elicit(caller, params)` answers what the server asks about it, instead of the function in `callbacks=`; where the
+        transport does not say which call a question is about (the older era on stdio), that one is asked all the same.
+        Raises `ValueError`, with nothing sent, for `on_elicit` where no `Callbacks.elicit` was declared.
 
         With `allow_input_required` a modern server's `InputRequiredResult` is returned as it is, and not answered by the
         callbacks: answer it by calling again with `input_responses` and `request_state`.
@@ -166,6 +175,7 @@ class Session:
             input_responses=input_responses,
             request_state=request_state,
             meta=meta,
+            **own_callbacks(on_elicit, on_progress),
         )
 
     async def list_tools(

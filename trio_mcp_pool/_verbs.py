@@ -21,12 +21,14 @@ from trio.lowlevel import enable_ki_protection
 from ._arguments import explain_timeout_of
 from ._blocks import block
 from ._call import check_arguments, run
+from ._callbacks import Elicit, Progress
 from ._core._core import Core
 from ._errors import OutcomeUnknownError, PoolError, SessionLostError
 from ._events import CallResent
 from ._groups import interrupt_in
 from ._lanes._lane import Lane
 from ._lanes._lease import Lease
+from ._servers._callers import own_callbacks
 
 if TYPE_CHECKING:
     import mcp_types as types
@@ -145,11 +147,14 @@ class Verbs:
         input_responses: types.InputResponses | None = None,
         request_state: str | None = None,
         meta: types.RequestParamsMeta | None = None,
+        on_elicit: Elicit | None = None,
+        on_progress: Progress | None = None,
         scope: Hashable = None,
     ) -> types.CallToolResult:
         """Call a tool on any session of the server.
 
-        Everything but `server` and `scope` is handed to `mcp.Client.call_tool`. Checkpoints.
+        `on_elicit` and `on_progress` are those of `Session.call_tool`; everything else but `server` and `scope` is handed to
+        `mcp.Client.call_tool`. Checkpoints.
 
         Raises what `Pool.acquire` raises, what `Session.call_tool` raises, and `OutcomeUnknownError` only where sending the
         request again is not allowed (R13) or has failed, too.
@@ -167,6 +172,7 @@ class Verbs:
             input_responses=input_responses,
             request_state=request_state,
             meta=meta,
+            **own_callbacks(on_elicit, on_progress),
         )
         return result
 

@@ -7,11 +7,12 @@ import threading
 from contextvars import ContextVar
 from pathlib import Path
 
+import mcp_types as types
 import trio
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 
-from trio_mcp_pool import InProcessServer, PoolPolicy, StdioServer
+from trio_mcp_pool import Caller, InProcessServer, PoolPolicy, StdioServer
 
 ECHO = Path(__file__).parents[1] / "servers" / "echo_stdio.py"
 who: ContextVar[str] = ContextVar("who", default="nobody")
@@ -20,6 +21,16 @@ who: ContextVar[str] = ContextVar("who", default="nobody")
 def stdio(*arguments: str, policy: PoolPolicy | None = None) -> StdioServer:
     """The echo server as a real process."""
     return StdioServer(sys.executable, (str(ECHO), *arguments), policy=policy)
+
+
+def asking() -> StdioServer:
+    """A server whose tool `elicit` asks for a name, and gives back the answer."""
+    return StdioServer(sys.executable, ["-m", "tests.servers.features_stdio"], mode="2026-07-28")
+
+
+async def declined(caller: Caller, params: types.ElicitRequestParams) -> types.ElicitResult:
+    """A person who is asked on the Trio side."""
+    return types.ElicitResult(action="decline")
 
 
 class Scene:

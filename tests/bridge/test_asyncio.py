@@ -14,10 +14,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
+import mcp_types as types
 import pytest
 import trio
 
 from trio_mcp_pool import (
+    Callbacks,
+    Caller,
     CustomServer,
     OutcomeUnknownError,
     PoolClosedError,
@@ -27,7 +30,7 @@ from trio_mcp_pool import (
 )
 from trio_mcp_pool.bridge import AsyncioPool, AsyncioSession
 
-from .servers import ECHO, Scene, stdio, text, who
+from .servers import ECHO, Scene, asking, declined, stdio, text, who
 
 
 def run(main: Callable[[], Awaitable[Any]]) -> Any:
@@ -225,6 +228,31 @@ def test_progress_is_told_in_the_callers_event_loop() -> None:
             assert sorted(seen) == [(1, 2, "me"), (2, 2, "me")]
             await pool.call_tool("s", "progress", {"steps": 1}, progress_callback=plainly)
             assert seen[2:] == [(1, "0")]
+
+    run(main)
+
+
+def test_a_calls_own_functions_are_called_in_the_callers_event_loop() -> None:
+    seen: list[object] = []
+
+    async def name(caller: Caller, params: types.ElicitRequestParams) -> types.ElicitResult:
+        await asyncio.sleep(0.01)
+        seen.append((caller.tool, who.get()))
+        return types.ElicitResult(action="accept", content={"name": "Ada"})
+
+    async def report(caller: Caller, progress: float, total: float | None, message: str | None) -> None:
+        asyncio.get_running_loop()
+        seen.append((caller.tool, progress))
+
+    async def main() -> None:
+        async with AsyncioPool({"s": asking()}, callbacks=Callbacks(elicit=declined)) as pool:
+            who.set("me")
+            assert "Ada" in text(await pool.call_tool("s", "elicit", on_elicit=name))
+            async with pool.open_scope(callbacks=Callbacks(elicit=declined)) as scope, scope.session("s") as session:
+                assert "Ada" in text(await session.call_tool("elicit", on_elicit=name))
+            assert "decline" in text(await pool.call_tool("s", "elicit"))
+            await pool.call_tool("s", "progress", {"to": 1}, on_progress=report)
+        assert seen == [("elicit", "me"), ("elicit", "me"), ("progress", 1)]
 
     run(main)
 

@@ -12,10 +12,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import anyio
+import mcp_types as types
 import pytest
 import trio
 
 from trio_mcp_pool import (
+    Callbacks,
+    Caller,
     ConnectError,
     CustomServer,
     OutcomeUnknownError,
@@ -29,7 +32,7 @@ from trio_mcp_pool import (
 )
 from trio_mcp_pool.bridge import BlockingPool, BlockingSession
 
-from .servers import ECHO, Scene, stdio, text, who
+from .servers import ECHO, Scene, asking, declined, stdio, text, who
 
 
 def test_a_call_blocks_until_its_result_is_there() -> None:
@@ -164,6 +167,23 @@ def test_progress_is_told_to_a_plain_function_in_the_waiting_thread_and_to_an_as
         with pool.session("s") as session:
             session.call_tool("progress", {"steps": 1}, progress_callback=there)
         assert seen[2:] == [(1, "trio_mcp_pool")]
+
+
+def test_a_calls_own_plain_functions_are_called_in_the_waiting_thread() -> None:
+    seen: list[object] = []
+
+    def name(caller: Caller, params: types.ElicitRequestParams) -> types.ElicitResult:
+        seen.append((caller.tool, threading.current_thread() is threading.main_thread()))
+        return types.ElicitResult(action="accept", content={"name": "Ada"})
+
+    def report(caller: Caller, progress: float, total: float | None, message: str | None) -> None:
+        seen.append((caller.tool, progress, threading.current_thread() is threading.main_thread()))
+
+    with BlockingPool({"s": asking()}, callbacks=Callbacks(elicit=declined)) as pool:
+        assert "Ada" in text(pool.call_tool("s", "elicit", on_elicit=name))
+        assert "decline" in text(pool.call_tool("s", "elicit", on_elicit=declined))
+        pool.call_tool("s", "progress", {"to": 1}, on_progress=report)
+    assert seen == [("elicit", True), ("progress", 1, True)]
 
 
 def test_context_variables_reach_the_call_and_an_idle_worker_keeps_none() -> None:

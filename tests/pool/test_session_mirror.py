@@ -31,6 +31,7 @@ ON_ONE_SESSION = {
 POOL_VERBS = [name for name in CLIENT_VERBS if name not in ON_ONE_SESSION]
 # A session can be told to hand over a server's questions instead of answering them by the callbacks.
 MAY_REQUIRE_INPUT = {"call_tool", "read_resource", "get_prompt"}
+OWN_CALLBACKS = [(name, inspect.Parameter.KEYWORD_ONLY, None) for name in ("on_elicit", "on_progress")]
 ALLOW_INPUT_REQUIRED = ("allow_input_required", inspect.Parameter.KEYWORD_ONLY, False)
 
 
@@ -45,7 +46,9 @@ def test_the_verbs_of_the_client_are_those_that_this_page_knows() -> None:
 
 @pytest.mark.parametrize("verb", CLIENT_VERBS)
 def test_a_verb_of_the_session_takes_what_the_clients_takes(verb: str) -> None:
-    more = [ALLOW_INPUT_REQUIRED] if verb in MAY_REQUIRE_INPUT else []
+    more = (OWN_CALLBACKS if verb == "call_tool" else []) + (
+        [ALLOW_INPUT_REQUIRED] if verb in MAY_REQUIRE_INPUT else []
+    )
     assert parameters(getattr(Session, verb)) == parameters(getattr(mcp.Client, verb)) + more
 
 
@@ -57,7 +60,7 @@ def test_a_verb_of_the_pool_takes_a_server_and_a_scope_beside_that(handle: type,
     assert server[0] == "server"
     assert scope in given
     given.remove(scope)
-    assert given == client
+    assert given == client + (OWN_CALLBACKS if verb == "call_tool" else [])
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from .. import _events as events
+from .._callbacks import Callbacks, check_declared
 from .._connection._owner import Owner
 from .._connection._record import Connection
 from .._errors import PoolClosedError, UnknownServerError
@@ -59,6 +60,7 @@ class Core:
         max_sessions_total: int | None,
         observers: Iterable[events.Observer],
         configure: Callable[[Connection], Awaitable[None]],
+        callbacks: Callbacks | None = None,
     ) -> None:
         """`configure` runs a server's `configure=` function on a session handle for the connection."""
         if not isinstance(policy, PoolPolicy):
@@ -67,6 +69,7 @@ class Core:
         if max_sessions_total is not None:
             _check_count("max_sessions_total", max_sessions_total)
         observers = _check_observers(observers)
+        self.callbacks = check_declared("callbacks", callbacks)
         self.host: Core = self  # its own changes are steps, too
         self.policy = policy
         self.peaks: Peaks = Peaks()
@@ -202,8 +205,9 @@ class Core:
     # Scopes.
 
     @step
-    def enter_scope(self, key: Hashable, servers: object) -> Scope:
+    def enter_scope(self, key: Hashable, servers: object, callbacks: object) -> Scope:
         """Own a scope's key."""
+        declared = check_declared("callbacks", callbacks)
         own = {} if servers is None else check_servers(servers)
         self._check_open()
         if key is None:
@@ -212,7 +216,7 @@ class Core:
         owned = ScopeKey(key)
         if owned in self.scopes or any(owned in entry.shared.lanes for entry in self.entries.values()):
             raise ValueError(f"scope {key!r} is open or in use already")
-        scope = Scope(owned, {name: self._entry(name, server) for name, server in own.items()})
+        scope = Scope(owned, {name: self._entry(name, server) for name, server in own.items()}, declared)
         self.scopes[owned] = scope
         return scope
 
@@ -400,6 +404,10 @@ class Core:
         return pool_statistics(self._used_entries(), self.removed, self.peaks)
 
     # What lanes call: see `Host` in `_lanes/_host.py`.
+
+    def callbacks_for(self, key: Hashable) -> tuple[Callbacks | None, Callbacks | None]:
+        scope = self.scopes.get(key) if isinstance(key, ScopeKey) else None
+        return (None if scope is None else scope.callbacks), self.callbacks
 
     def begin_step(self) -> None:
         self._depth += 1

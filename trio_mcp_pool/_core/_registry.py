@@ -14,6 +14,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final, final
 
+from .._callbacks import Callbacks
 from .._errors import PoolError
 from .._lanes._counts import Counts, Peaks
 from .._lanes._health import Health
@@ -130,9 +131,10 @@ class Entry:
 class Scope:
     """A scope that is owned by an `open_scope` block."""
 
-    def __init__(self, key: ScopeKey, own: dict[str, Entry]) -> None:
+    def __init__(self, key: ScopeKey, own: dict[str, Entry], callbacks: Callbacks | None) -> None:
         self.key = key
         self.own = own
+        self.callbacks = callbacks
         self.closed = False
         self.closed_error: PoolError | None = None
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from trio.lowlevel import enable_ki_protection
 
+from .._callbacks import Callbacks
 from .._connection._record import Connection
 from .._events import Event
 from ._counts import Counts
@@ -67,6 +68,9 @@ class Host(Protocol):
 
     def next_number(self) -> int:
         """The number of the next connection."""
+
+    def callbacks_for(self, key: Hashable, /) -> tuple[Callbacks | None, Callbacks | None]:
+        """What the scope of a lane's key, and what the pool declares for all servers."""
 
     def emit(self, event: Event, /) -> None:
         """Deliver it to the observers after the step."""

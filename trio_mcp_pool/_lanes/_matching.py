@@ -110,7 +110,8 @@ def end_idle_outdated(lane: LaneState) -> None:
 def dial(lane: LaneState, purpose: DialPurpose) -> None:
     """Have a connection dialled, when its turn comes."""
     connection = Connection(lane.host.next_number(), lane.name, lane.scope, lane.server, lane.policy, lane, purpose)
-    connection.link.scope, connection.link.number = lane.scope, connection.number
+    link = connection.link
+    link.scope, link.number, link.callbacks = lane.scope, connection.number, lane.host.callbacks_for(lane.key)
     lane.connections[connection] = None
     lane.queued[connection] = None
     lane.dialing += 1

@@ -11,7 +11,6 @@ a live `mcp.Client`. What it learns on the way it reports through the link (see 
 
 from __future__ import annotations
 
-import contextvars
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -26,6 +25,7 @@ from mcp.client.caching import CacheConfig
 from .._callbacks import Callbacks, Caller, client_callbacks
 from .._policy import PoolPolicy
 from .._wire._link import Link
+from ._callers import callback_options
 from ._handlers import as_handlers
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class ClientOptions:
     def _client_options(self, link: Link) -> dict[str, Any]:
         """The keyword arguments for the `mcp.Client` of one connection."""
         options = {f.name: getattr(self, f.name) for f in fields(ClientOptions)}
-        options |= callback_options(link, options.pop("callbacks"))
+        options = callback_options(link, options, options.pop("callbacks"))
         options["message_handler"] = watch_messages(link, self.message_handler)
         if options["input_required_max_rounds"] is None:
             del options["input_required_max_rounds"]  # the SDK's own default
@@ -142,24 +142,6 @@ def check_callbacks(owner: str, options: Mapping[str, Any]) -> None:
 
 def _nobody() -> Caller:
     raise AssertionError("only asked for names")  # pragma: no cover
-
-
-def callback_options(link: Link, callbacks: Callbacks | None) -> dict[str, Any]:
-    """The options of one connection's client that hand what its server asks to `callbacks`."""
-    if callbacks is None:
-        return {}
-
-    def caller() -> Caller:
-        call = link.current_call()
-        return Caller(
-            server=link.server,
-            scope=link.scope,
-            session=link.number,
-            tool=None if call is None else call.tool,
-            context=None if call is None else contextvars.copy_context(),
-        )
-
-    return client_callbacks(callbacks, caller)
 
 
 def watch_messages(link: Link, handler: MessageHandlerFnT | None) -> MessageHandlerFnT:

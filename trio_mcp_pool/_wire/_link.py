@@ -36,6 +36,7 @@ class Call:
     __slots__ = (
         "answer",
         "answers",
+        "elicit",
         "failure",
         "lease",
         "link",
@@ -74,6 +75,8 @@ class Call:
         """The call in whose context this one was made: that of a handler, on another connection perhaps."""
         self.tool: str | None = None
         """The tool that it calls."""
+        self.elicit: Callable[..., Awaitable[Any]] | None = None
+        """Asked for input of a person instead of the function that the server has, while this call runs."""
         self.user_error: BaseException | None = None
         """What a callback of the user raised on behalf of this call."""
         self.failure: PoolError | None = None
@@ -130,6 +133,10 @@ class Link:
         """The connection's number, unique in its pool."""
         self.attempt: int = 1
         """The number of this dial among consecutive dials of the server that failed, from 1."""
+        self.callbacks: tuple[Any, Any] = (None, None)
+        """The `Callbacks` of the scope and those of the pool; `None` where there are none. Set before the dial."""
+        self.elicits: bool = False
+        """Whether a function was declared that is told who asks, so that a call may bring another one."""
         self.on_message: Callable[[Any], None] | None = None
         """Told of every message that the client's `message_handler` is, before it. Synchronous; must not raise."""
         self.call_tool: Callable[..., Awaitable[types.CallToolResult]] | None = None

@@ -14,7 +14,7 @@ from inspect import signature
 from types import TracebackType
 from typing import Any, Self, final
 
-from .. import Pool, Server, open_pool
+from .. import Callbacks, Pool, Server, open_pool
 from ._asyncio_handles import AsyncioScopedPool, AsyncioSession, Leases, awaited, build, synchronous
 from ._loop import AsyncioLink, running_loop
 from ._mirror import mirrors
@@ -29,7 +29,7 @@ class AsyncioPool(Leases):
     `servers` and `options` are the arguments of `open_pool`. The pool runs on a Trio thread of its own. Its verbs have the
     names, arguments, results and errors of `Pool`'s. All of them are awaited, `statistics` too; `Session.release` alone is
     not. Cancelling a task cancels its call, of which the server is told; `asyncio.timeout` works; context variables reach
-    the call. Callbacks in the servers' descriptions run under Trio, a `progress_callback` under asyncio.
+    the call. Callbacks in the servers' descriptions run under Trio, those that a call brings along under asyncio.
 
     Leaving the block takes up to `drain_timeout` plus `close_timeout`, and after an exception `close_timeout`. Raises
     `RuntimeError` outside of asyncio, and in a process forked after it was opened. If the Trio thread ends, every call gets
@@ -145,10 +145,17 @@ class AsyncioPool(Leases):
         return session
 
     def open_scope(
-        self, key: Hashable = None, *, servers: Mapping[str, Server] | None = None
+        self,
+        key: Hashable = None,
+        *,
+        servers: Mapping[str, Server] | None = None,
+        callbacks: Callbacks | None = None,
     ) -> AbstractAsyncContextManager[AsyncioScopedPool]:
-        """A corner of the pool whose sessions close with the `async with` block, as `Pool.open_scope`."""
-        return self._block("open_scope", (key,), {"servers": servers})
+        """A corner of the pool whose sessions close with the `async with` block, as `Pool.open_scope`.
+
+        The functions of `callbacks` run on the Trio thread.
+        """
+        return self._block("open_scope", (key,), {"servers": servers, "callbacks": callbacks})
 
     close_scope = awaited(Pool.close_scope)
     drain = awaited(Pool.drain)

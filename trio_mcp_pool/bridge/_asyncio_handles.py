@@ -17,6 +17,7 @@ from .. import Pool, PoolClosedError, ScopedPool, Server, Session
 from ._job import Block
 from ._loop import AsyncioLink
 from ._mirror import Described, Kind, calls_server, dress, mirrors, needs_proxy, read, server_of
+from ._progress import around_all, relay_callbacks
 
 if TYPE_CHECKING:
     import mcp_types as types
@@ -42,13 +43,8 @@ class Handle:
 
     async def _call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, at_once: bool = False) -> Any:
         acquires = name in ("acquire", "acquire_nowait")
-        callback = kwargs.get("progress_callback")
-        if callback is None:
-            function = partial(getattr(self._target, name), *args, **kwargs)
-        else:
-            relay = self._link.relay(callback)
-            kwargs["progress_callback"] = relay
-            function = partial(relay.around, partial(getattr(self._target, name), *args, **kwargs))
+        relays = relay_callbacks(kwargs, self._link.relay)
+        function = around_all(relays, partial(getattr(self._target, name), *args, **kwargs))
         value = await self._link.run(
             function,
             server=server_of(self._target, name, args, kwargs),
@@ -180,7 +176,7 @@ class Leases(Handle):
     ) -> types.CallToolResult:
         """Call a tool on any session of the server, as `Pool.call_tool`. A cancelled task cancels the call.
 
-        `progress_callback`, plain or async, is called in this event loop.
+        `on_elicit`, `on_progress` and `progress_callback`, plain or async, are called in this event loop.
         """
         result: types.CallToolResult = await self._call(
             "call_tool",
@@ -280,7 +276,7 @@ class AsyncioSession(Described, Handle):
     ) -> types.CallToolResult:
         """Call a tool, as `Session.call_tool`. A cancelled task cancels the call.
 
-        `progress_callback`, plain or async, is called in this event loop.
+        `on_elicit`, `on_progress` and `progress_callback`, plain or async, are called in this event loop.
         """
         result: types.CallToolResult = await self._call(
             "call_tool", (name, arguments, read_timeout_seconds), {"progress_callback": progress_callback, **options}

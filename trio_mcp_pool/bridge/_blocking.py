@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, final
 
-from .. import Pool, PoolStatistics, Server, open_pool
+from .. import Callbacks, Pool, PoolStatistics, Server, open_pool
 from ._blocking_handles import BlockingScopedPool, BlockingSession, Leases, awaited, build, synchronous
 from ._mirror import mirrors
 from ._thread import TrioThread
@@ -114,10 +114,17 @@ class BlockingPool(Leases):
         return session
 
     def open_scope(
-        self, key: Hashable = None, *, servers: Mapping[str, Server] | None = None
+        self,
+        key: Hashable = None,
+        *,
+        servers: Mapping[str, Server] | None = None,
+        callbacks: Callbacks | None = None,
     ) -> AbstractContextManager[BlockingScopedPool]:
-        """A corner of the pool whose sessions close with the `with` block, as `Pool.open_scope`."""
-        return self._block("open_scope", (key,), {"servers": servers})
+        """A corner of the pool whose sessions close with the `with` block, as `Pool.open_scope`.
+
+        The functions of `callbacks` run on the Trio thread.
+        """
+        return self._block("open_scope", (key,), {"servers": servers, "callbacks": callbacks})
 
     close_scope = awaited(Pool.close_scope)
     drain = awaited(Pool.drain)

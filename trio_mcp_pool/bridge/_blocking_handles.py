@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, fi
 from .. import Pool, PoolClosedError, ScopedPool, Server, Session
 from ._job import Block
 from ._mirror import Described, Kind, calls_server, dress, mirrors, needs_proxy, read, server_of
+from ._progress import around_all, relay_callbacks
 from ._waiting import BlockingLink, Box
 
 if TYPE_CHECKING:
@@ -45,13 +46,10 @@ class Handle:
     def _call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, at_once: bool = False) -> Any:
         box: Box = SimpleQueue()
         acquires = name in ("acquire", "acquire_nowait")
-        callback = kwargs.get("progress_callback")
-        if callback is None or iscoroutinefunction(callback):
-            function = partial(getattr(self._target, name), *args, **kwargs)
-        else:
-            relay = self._link.relay(callback, box)
-            kwargs["progress_callback"] = relay
-            function = partial(relay.around, partial(getattr(self._target, name), *args, **kwargs))
+        relays = relay_callbacks(
+            kwargs, lambda callback: None if iscoroutinefunction(callback) else self._link.relay(callback, box)
+        )
+        function = around_all(relays, partial(getattr(self._target, name), *args, **kwargs))
         value = self._link.run(
             function,
             server=server_of(self._target, name, args, kwargs),
@@ -185,7 +183,8 @@ class Leases(Handle):
     ) -> types.CallToolResult:
         """Call a tool on any session of the server, as `Pool.call_tool`. Blocks; an interrupt cancels the call.
 
-        `progress_callback` may be a plain function: it is then called in this thread, while it waits.
+        `on_elicit`, `on_progress` and `progress_callback` may be plain functions: they are called in this thread, while it
+        waits.
         """
         result: types.CallToolResult = self._call(
             "call_tool",
@@ -285,7 +284,8 @@ class BlockingSession(Described, Handle):
     ) -> types.CallToolResult:
         """Call a tool, as `Session.call_tool`. Blocks; an interrupt cancels the call.
 
-        `progress_callback` may be a plain function: it is then called in this thread, while it waits.
+        `on_elicit`, `on_progress` and `progress_callback` may be plain functions: they are called in this thread, while it
+        waits.
         """
         result: types.CallToolResult = self._call(
             "call_tool", (name, arguments, read_timeout_seconds), {"progress_callback": progress_callback, **options}

@@ -1,4 +1,4 @@
-"""Progress callbacks that run on the caller's side: in the thread that waits, or in its event loop.
+"""Callbacks of one call that run on the caller's side: in the thread that waits, or in its event loop.
 
 The Trio task that delivers one notification waits until the callback has returned, so that a slow callback slows down the
 server rather than filling a queue. And the call waits for the callbacks of all notifications that came before its result.
@@ -7,12 +7,16 @@ Without that, those of one turn of the event loop race with the result, and the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any, final
 
 import outcome
 import trio
+
+CALLBACKS = ("progress_callback", "on_progress", "on_elicit")
+"""The arguments of a verb that are such callbacks."""
 
 
 @final
@@ -64,3 +68,21 @@ class Relay:
             # After an error nobody waits for callbacks on the other side.
             for event in self._under_way:
                 event.set()
+
+
+def relay_callbacks(kwargs: dict[str, Any], relay: Callable[[Callable[..., Any]], Relay | None]) -> list[Relay]:
+    """Put a relay in the place of each callback among the arguments of a verb, unless `relay` gives none. Returns them."""
+    relays = []
+    for name in CALLBACKS:
+        callback = kwargs.get(name)
+        if callable(callback) and (made := relay(callback)) is not None:
+            kwargs[name] = made
+            relays.append(made)
+    return relays
+
+
+def around_all(relays: Iterable[Relay], call: Callable[[], Any]) -> Callable[[], Any]:
+    """The call, which then waits for the callbacks of all of them."""
+    for relay in relays:
+        call = partial(relay.around, call)
+    return call

@@ -22,8 +22,8 @@ from .._errors import UnknownServerError
 if TYPE_CHECKING:
     import mcp_types as types
     from mcp.client.subscriptions import ServerEvent
-    from mcp.shared.dispatcher import ProgressFnT
 
+    from .._callbacks import Elicit, Progress
     from .._servers import Server
     from .._session import Session
 
@@ -109,7 +109,8 @@ class Source(Protocol):
         name: str,
         arguments: dict[str, Any],
         *,
-        progress_callback: ProgressFnT | None = None,
+        on_elicit: Elicit | None = None,
+        on_progress: Progress | None = None,
         read_timeout_seconds: float | None = None,
     ) -> types.CallToolResult:
         """The pool's verb `call_tool`, in this scope."""

@@ -31,8 +31,8 @@ from ._strict import make_strict
 
 if TYPE_CHECKING:
     import mcp_types as types
-    from mcp.shared.dispatcher import ProgressFnT
 
+    from .._callbacks import Elicit, Progress
     from ._catalog import Catalog
     from ._entries import ToolEntry
     from ._source import Source
@@ -248,20 +248,25 @@ class ToolSet:
         name: str,
         arguments: Any = None,
         *,
-        on_progress: ProgressFnT | None = None,
+        on_elicit: Elicit | None = None,
+        on_progress: Progress | None = None,
         read_timeout_seconds: float | None = None,
     ) -> types.CallToolResult:
         """Call a tool by its name in the set. Checkpoints.
 
         `arguments` is a mapping, or the JSON text that OpenAI sends; it is checked against the tool's schema before anything
-        is sent. A result with `is_error` is a result. `on_progress(progress, total, message)` is called for progress.
+        is sent. A result with `is_error` is a result. `on_elicit` and `on_progress` are those of `Session.call_tool`.
 
         Raises `UnknownToolError`, `ToolDeniedError` and `InvalidArgumentsError`, with nothing sent; what the hooks raise; and
         what `Pool.call_tool` raises.
         """
         if not isinstance(name, str):
             raise TypeError(f"a tool's name must be a str, not {type(name).__name__}")
-        options: dict[str, Any] = {"progress_callback": on_progress, "read_timeout_seconds": read_timeout_seconds}
+        options: dict[str, Any] = {
+            "on_elicit": on_elicit,
+            "on_progress": on_progress,
+            "read_timeout_seconds": read_timeout_seconds,
+        }
         return await self._perform(name, arguments, Attempt(), None, options)
 
     async def run(self, response: Any, *, skip: Collection[str] = ()) -> Outcomes:

@@ -217,7 +217,7 @@ leaving hangs until it is cancelled |
         self._peers.append(peer)
         self._peak = max(self._peak, self.open_connections)
         options = {**self._options, "message_handler": watch_messages(link, self._options.get("message_handler"))}
-        options |= callback_options(link, options.pop("callbacks", None))
+        options = callback_options(link, options, options.pop("callbacks", None))
         async with mcp.Client(ScriptedTransport(peer, link, self.gates), **as_handlers(link, options)) as client:
             peer.note(state="open", opened_at=trio.current_time())
             yield client
