@@ -22,6 +22,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_finish() -> None:
+    """Many tests collect garbage before and after. What was imported lives to the end, and need not be looked at each time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_left_to_collect() -> Iterator[None]:
     """Collect once more at the end, so that a resource that the last test forgot still turns into a failure."""
