@@ -162,10 +162,7 @@ async def _translated(lease: Lease, call: Call, exc: Exception) -> Exception:
     connection = lease.connection
     if isinstance(exc, ExceptionGroup):
         # The SDK's task groups wrap what a single callback raised.
-        sole = sole_error(exc)
-        if not isinstance(sole, Exception) or sole is exc:
-            return _failure(lease, call) if call.failure is not None else exc
-        exc = sole
+        exc = cast("Exception", sole_error(exc))
     if exc is call.user_error:
         return exc
     if call.failure is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from typing import Any
 
 import anyio
@@ -40,19 +42,22 @@ def invalid() -> ValidationError:
 
 
 class Client(mcp.Client):
-    """A client of the user's own, whose calls raise what the test says."""
+    """A client of the user's own, whose calls raise what the test says: at once, or when they are cancelled."""
 
     what: BaseException
+    waits = False
 
     async def call_tool(self, *args: Any, **kwargs: Any) -> types.CallToolResult:
-        await trio.lowlevel.checkpoint()
-        raise self.what
+        try:
+            await trio.sleep(math.inf if self.waits else 0)
+        finally:
+            raise self.what
 
 
 pings: list[str] = []
 
 
-def raising(what: BaseException, *, alive: bool = True) -> CustomServer:
+def raising(what: BaseException, *, alive: bool = True, waits: bool = False) -> CustomServer:
     """A server whose client raises it, and answers a probe, or does not."""
     pings.clear()
 
@@ -65,7 +70,7 @@ def raising(what: BaseException, *, alive: bool = True) -> CustomServer:
     @asynccontextmanager
     async def connect() -> AsyncIterator[mcp.Client]:
         client = Client(MCPServer("custom"), mode="legacy")
-        client.what = what
+        client.what, client.waits = what, waits
         async with client:
             client.session.send_ping = ping  # type: ignore[method-assign]
             yield client
@@ -159,6 +164,43 @@ async def test_R12_a_foreign_client_that_answers_the_probe_has_raised_an_error_o
         assert pings == ["ping", "ping"]
         stats = pool.statistics()
         assert (stats.connects, stats.sessions_lost) == (1, 0)
+
+
+@pytest.mark.parametrize("what", [anyio.ClosedResourceError(), ConnectionResetError(), MCPError(-32000, "closed")])
+async def test_R18_what_a_foreign_client_raises_when_its_session_is_closed_is_the_closing(what: Exception) -> None:
+    async with watched_pool({"s": raising(what, waits=True)}, policy=PoolPolicy(drain_timeout=0)) as pool:
+        async with trio.open_nursery() as nursery:
+
+            async def caller() -> None:
+                with pytest.raises(OutcomeUnknownError):
+                    await pool.call_tool("s", "x")
+
+            nursery.start_soon(caller)
+            await trio.sleep(1)
+            await pool.drain("s")
+        assert pings == []
+
+
+async def test_a_call_leaves_the_context_variables_as_they_were() -> None:
+    async with watched_pool({"s": ScriptedServer()}) as pool:
+        before = set(copy_context().items())
+        await pool.call_tool("s", "echo", {"text": "x"})
+        with pytest.raises(MCPError):
+            await pool.read_resource("s", "none://here")
+        async with pool.session("s") as session:
+            await session.list_tools()
+        assert set(copy_context().items()) == before
+
+
+async def test_R5_an_error_is_an_answer_and_proves_a_session() -> None:
+    server = ScriptedServer()
+    async with watched_pool({"s": server}) as pool:
+        with pytest.raises(MCPError):
+            await pool.read_resource("s", "none://here")
+        server.kill()
+        await trio.sleep(0.01)
+        await pool.call_tool("s", "echo", {"text": "x"})  # at once: the death of a proved session is no failed dial
+        assert pool.statistics().servers["s"].connects == 2
 
 
 async def test_a_foreign_clients_other_errors_cause_no_probe() -> None:
