@@ -108,7 +108,7 @@ async def run(lease: Lease, verb: Verb, /, *args: Any, **kwargs: Any) -> Any:
             raise error from _cause(exc, error)
         except BaseExceptionGroup as group:
             if call.failure is not None:
-                raise _failure(lease, call) from group
+                raise _failure(lease, call.failure) from group
             leaf = interrupt_in(group) or sole_error(group)
             if leaf is group:
                 raise
@@ -120,7 +120,7 @@ async def run(lease: Lease, verb: Verb, /, *args: Any, **kwargs: Any) -> Any:
             _lane(lease).answered(connection)
         return result
     # The scope was cancelled, which only the connection and its wire do.
-    raise _failure(lease, call) if call.failure is not None else lost_error(lease, call.written)
+    raise _failure(lease, call.failure) if call.failure is not None else lost_error(lease, call.written)
 
 
 def _method(connection: Connection, verb: Verb) -> Callable[..., Awaitable[Any]]:
@@ -144,16 +144,10 @@ def _cause(exc: Exception, error: Exception) -> BaseException | None:
     return error.__cause__ if error.__cause__ is not None else exc
 
 
-def _failure(lease: Lease, call: Call) -> PoolError:
-    """The error that the wire has given to the call."""
-    error = call.failure
-    assert error is not None
+def _failure(lease: Lease, error: PoolError) -> PoolError:
+    """The error that the wire has found for the call. It knows what was written, in earlier rounds of the call, too."""
     if isinstance(error, SessionLostError):
-        if call.answers:
-            return lost_error(lease, True)
         _told(lease)
-    if call.answers and error.outcome == "not run":
-        error.outcome = "unknown"  # an earlier round of this call has run
     return error
 
 
@@ -165,12 +159,10 @@ async def _translated(lease: Lease, call: Call, exc: Exception) -> Exception:
         exc = cast("Exception", sole_error(exc))
     if exc is call.user_error:
         return exc
-    if call.failure is not None:
-        return _failure(lease, call)
+    if call.failure is not None or isinstance(exc, PoolError):
+        return _failure(lease, call.failure or cast("PoolError", exc))
     if isinstance(exc, MCPError):
         return await _mcp_error(lease, call, exc)
-    if isinstance(exc, PoolError):
-        return exc
     if not connection.live and isinstance(exc, _CLOSED):
         return lost_error(lease, call.written)
     if _is_about_request(exc, call):

@@ -33,7 +33,7 @@ TESTS = (
         "tests/test_callbacks.py",
         "tests/test_telemetry.py",
     ),
-    *("tests/real/test_http_answers.py", "tests/real/test_http_calls.py"),
+    *("tests/real/test_http_answers.py", "tests/real/test_http_calls.py", "tests/real/test_http_rounds.py"),
 )
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")
 MOST_SURVIVORS = 0.05

@@ -48,8 +48,7 @@ class Dialled:
             raise
         finally:
             current_call.reset(token)
-        assert call.failure is not None
-        raise call.failure
+        raise call.failure or errors.PoolClosedError("its scope was cancelled")
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx2
 import mcp
+import mcp_types as types
 import pytest
 import trio
 import trio.testing
@@ -15,6 +16,7 @@ import trio.testing
 from tests.real.http_dial import BROKEN, dialled, swallow
 from tests.servers import raw_http as raw
 from tests.servers.raw_http import raw_server
+from trio_mcp_pool import HttpServer, open_pool
 from trio_mcp_pool import _errors as errors
 from trio_mcp_pool._wire._link import Call
 
@@ -98,7 +100,7 @@ async def test_R13_a_call_that_was_cut_off_before_its_body_went_out_is_never_sen
                 nursery.start_soon(swallow, connection, "late", call)
                 await auth.waiting.wait()
                 if how == "call":
-                    call.fail(errors.PoolClosedError("closed"))
+                    call.scope.cancel()
                 else:
                     connection.link.leaving = True
                 auth.release.set()
@@ -209,3 +211,15 @@ async def test_a_stream_that_cannot_be_taken_up_again_leaves_the_outcome_unknown
         with pytest.raises(errors.OutcomeUnknownError):
             await connection.call("bad")
         assert await connection.call("good") == "ok"
+
+
+async def test_a_tool_call_of_the_pool_takes_the_short_way_and_no_other_verb_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def the_long_way(*_: Any, **__: Any) -> None:
+        raise AssertionError("the SDK's own call_tool was called")
+
+    monkeypatch.setattr(mcp.Client, "call_tool", the_long_way)
+    async with raw_server() as server, open_pool({"s": HttpServer(server.url, mode="legacy")}) as pool:
+        assert "good" in [tool.name for tool in (await pool.list_tools("s")).tools]
+        assert (await pool.call_tool("s", "good")).content == [types.TextContent(text="ok")]

@@ -82,12 +82,6 @@ class Call:
         self.failure: PoolError | None = None
         """Why the request failed, where a JSON-RPC error could not say it."""
 
-    def fail(self, why: PoolError) -> None:
-        """Give the call its error and end it. For failures to which no JSON-RPC response will ever come. Synchronous."""
-        if self.failure is None:
-            self.failure = why
-        self.scope.cancel(reason=str(why))
-
 
 current_call: ContextVar[Call | None] = ContextVar("trio_mcp_pool_call", default=None)
 """The call on whose behalf the current task runs. Read it through `Link.current_call`: a handler that runs for one
