@@ -33,6 +33,18 @@ class Dialled:
     undecided: int = 0
     """How often the wire said that it cannot tell whether the session lives."""
 
+    async def pooled(self, tool: str, call: Call | None = None, /, **arguments: Any) -> str:
+        """The same by the wire's own way for tool calls, which a pool takes."""
+        assert self.link.call_tool is not None
+        call = call or Call(trio.CancelScope(), self.link)
+        token = current_call.set(call)
+        try:
+            result = await self.link.call_tool(tool, arguments)
+            assert isinstance(result.content[0], types.TextContent)
+            return result.content[0].text
+        finally:
+            current_call.reset(token)
+
     async def call(self, tool: str, call: Call | None = None, /, **arguments: Any) -> str:
         """What a session handle does: the text of the result, or the error that the wire left on the call."""
         call = call or Call(trio.CancelScope(), self.link)

@@ -223,3 +223,13 @@ async def test_a_tool_call_of_the_pool_takes_the_short_way_and_no_other_verb_doe
     async with raw_server() as server, open_pool({"s": HttpServer(server.url, mode="legacy")}) as pool:
         assert "good" in [tool.name for tool in (await pool.list_tools("s")).tools]
         assert (await pool.call_tool("s", "good")).content == [types.TextContent(text="ok")]
+
+
+@pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
+async def test_R13_fifty_first_callers_list_the_tools_once(mode: str) -> None:
+    async with raw_server({"server/discover": raw.discover}) as server:
+        async with open_pool({"s": HttpServer(server.url, mode=mode)}) as pool, trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(pool.call_tool, "s", "good")
+        assert server.seen.count("good") == 50
+        assert server.seen.count("tools/list") == 1

@@ -17,6 +17,7 @@ import trio
 from ..._groups import sole_error
 from .._link import Link
 from .._seam import client_with_dispatcher
+from .._tool_call import HandDispatcher, tool_caller
 from ._address import Address, parse_address
 from ._client import HttpClient
 from ._credentials import Credentials, Resolve
@@ -69,8 +70,9 @@ async def connect_http(
     dispatcher = kind(
         client, max_message=max_message, max_values=max_values, observer=client_options.get("message_handler")
     )
+    hand = HandDispatcher(dispatcher)
     session = client_with_dispatcher(
-        lambda: dispatcher, RelayTransport(dispatcher), _with_cache_identity(client_options, url)
+        lambda: hand, RelayTransport(dispatcher), _with_cache_identity(client_options, url)
     )
     try:
         try:
@@ -83,6 +85,7 @@ async def connect_http(
                 raise
             raise bare from bare.__cause__
         dispatcher.ready = True
+        link.call_tool = tool_caller(session, hand, link)
         raised: BaseException | None = None
         try:
             yield session
