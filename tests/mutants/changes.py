@@ -81,15 +81,27 @@ def mutants(root: Path, path: str) -> Iterator[Mutant]:
     """All changes to one file."""
     source = (root / path).read_text(encoding="utf-8")
     tree = get_ast(source)
+    declared = _declarations(source)
     for name in OPERATORS:
         operator = cosmic_ray.plugins.get_operator(name)()
         places = [place for node in ast_nodes(tree) for place in operator.mutation_positions(node)]
         lines = source.splitlines()
         for occurrence, (start, _) in enumerate(places):
-            if lines[start[0] - 1].strip() not in _WITHOUT_EFFECT:
+            if lines[start[0] - 1].strip() not in _WITHOUT_EFFECT and start[0] not in declared:
                 yield Mutant(path, name, occurrence, start[0])
     for occurrence, node in enumerate(_statements(source)):
         yield Mutant(path, "remove-statement", occurrence, node.lineno)
+
+
+def _declarations(source: str) -> set[int]:
+    """The lines of protocols, which say what others do and never run."""
+    found: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ClassDef) and any(
+            isinstance(base, ast.Name) and base.id == "Protocol" for base in node.bases
+        ):
+            found.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return found
 
 
 def _program(source: str) -> str:

@@ -13,6 +13,7 @@ import mcp
 import mcp_types as types
 import pytest
 import trio
+import trio.testing
 from mcp import MCPError
 from mcp.server import MCPServer, Server, ServerRequestContext
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -283,6 +284,7 @@ async def test_R18_a_result_that_does_not_fit_the_tools_own_schema_says_so_witho
             await pool.call_tool("s", "x")
     assert caught.value.outcome == "answered"
     assert "server 's' gave an answer that is against the protocol or the tool's own schema" in str(caught.value)
+    assert "structured content" in str(caught.value)
 
 
 async def test_arguments_that_cannot_be_written_are_not_sent_and_not_quoted() -> None:
@@ -303,3 +305,31 @@ async def test_a_request_that_the_sdk_cannot_make_names_the_field_and_quotes_no_
         assert "name" in str(caught.value)
         assert caught.value.__cause__ is None
         assert server.calls == []
+
+
+async def test_R18_a_request_that_a_foreign_client_cannot_make_is_no_fault_of_the_answer() -> None:
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[mcp.Client]:
+        async with mcp.Client(MCPServer("custom")) as client:
+            yield client
+
+    async with watched_pool({"s": CustomServer(connect)}) as pool:
+        with pytest.raises(InvalidArgumentsError) as caught:
+            await pool.call_tool("s", {"hunter2": 1}, {})  # type: ignore[arg-type]
+        assert caught.value.outcome == "not run"
+
+
+async def test_R17_a_call_checkpoints_even_if_a_foreign_client_does_not() -> None:
+    class Immediate(mcp.Client):
+        async def call_tool(self, *_: Any, **__: Any) -> types.CallToolResult:
+            return types.CallToolResult(content=[])
+
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[mcp.Client]:
+        async with Immediate(MCPServer("custom")) as client:
+            yield client
+
+    async with watched_pool({"s": CustomServer(connect)}) as pool:
+        await pool.wait_ready("s")
+        with trio.testing.assert_checkpoints():
+            await pool.call_tool("s", "x")

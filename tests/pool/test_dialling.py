@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
+import mcp
+import mcp_types as types
 import pytest
 import trio
 import trio.testing
+from mcp.server import Server
 
 from trio_mcp_pool import (
+    AuthenticationError,
     Backoff,
     ConnectError,
     CustomServer,
     DialFailed,
+    InProcessServer,
     PoolPolicy,
     ServerUnavailableError,
     SessionClosed,
@@ -346,3 +353,58 @@ async def test_wait_ready_returns_when_the_session_lives_although_others_hold_it
         await pool.wait_ready("s")
         assert trio.current_time() == 1
         nursery.cancel_scope.cancel()
+
+
+async def test_R5_a_failed_handshake_is_told_before_its_clean_up_which_close_timeout_bounds(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = ScriptedServer(gates={"handshake": error(OSError("no")), "close": slow(50)})
+    async with watched_pool({"s": server}, policy=PoolPolicy(close_timeout=5)) as pool:
+        began = trio.current_time()
+        with pytest.raises(ConnectError):
+            await pool.call_tool("s", "echo", {"text": "x"})
+        assert trio.current_time() == began
+        assert pool.statistics().sessions_closing == 1
+        await trio.sleep(4.9)
+        assert pool.statistics().sessions_closing == 1
+        await trio.sleep(0.2)
+        assert pool.statistics().size == 0
+
+
+async def test_a_connect_error_out_of_a_dial_keeps_its_kind_and_learns_whose_it_is(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    what = AuthenticationError("the key has expired", server="elsewhere")
+
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[mcp.Client]:
+        await trio.lowlevel.checkpoint()
+        raise what
+        yield
+
+    async with watched_pool({"s": CustomServer(connect)}) as pool:
+        with pytest.raises(AuthenticationError, match="the key has expired") as caught:
+            await pool.call_tool("s", "x")
+        assert caught.value is not what
+        assert (caught.value.server, caught.value.phase) == ("s", "connect")
+
+
+async def test_R13_a_trusted_server_without_tools_is_not_asked_for_them(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    listed = []
+
+    async def list_resources(context: Any, params: Any) -> types.ListResourcesResult:
+        return types.ListResourcesResult(resources=[])
+
+    async def look(message: Any) -> None:
+        listed.append(message)
+
+    server = Server("no tools", on_list_resources=list_resources)
+    described = InProcessServer(server, trusted=True)
+    async with watched_pool({"s": described}) as pool:
+        async with pool.session("s") as session:
+            assert session.server_capabilities.tools is None
+            session.client.list_tools = look  # type: ignore[method-assign, assignment]
+            await trio.sleep(1)
+    assert listed == []

@@ -69,6 +69,21 @@ async def test_R11_a_mute_server_is_found_out_after_a_cancelled_call(
         await pool.call_tool("s", "echo", {"text": "x"})
 
 
+async def test_R11_a_server_that_answered_one_probe_is_probed_again_when_it_is_suspect_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server, ledger = server_that_pauses(), Ledger()
+    policy = PoolPolicy(probe_timeout=10, write_timeout=1000)
+    async with watched_pool({"s": server}, policy=policy, ledger=ledger) as pool:
+        await pool.list_tools("s")
+        await impatient(pool, 2)
+        await trio.sleep(98)  # probed at 12, and it answers
+        server.stop()
+        await impatient(pool, 2)
+        await trio.sleep(100)
+        assert ledger.story(SessionDied) == [(122, "SessionDied", 1)]
+
+
 async def test_R11_callers_that_keep_cancelling_do_not_hide_that_a_server_is_mute(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -233,3 +233,12 @@ async def test_R13_fifty_first_callers_list_the_tools_once(mode: str) -> None:
                 nursery.start_soon(pool.call_tool, "s", "good")
         assert server.seen.count("good") == 50
         assert server.seen.count("tools/list") == 1
+
+
+async def test_R12_an_error_that_the_server_itself_numbers_like_a_closed_connection_causes_no_probe() -> None:
+    async with raw_server({"good": raw.rpc_error(200, types.CONNECTION_CLOSED)}) as server:
+        async with open_pool({"s": HttpServer(server.url, mode="legacy")}) as pool:
+            with pytest.raises(mcp.MCPError):
+                await pool.call_tool("s", "good")
+            assert pool.statistics().sessions_lost == 0
+        assert "ping" not in server.seen
