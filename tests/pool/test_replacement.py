@@ -366,6 +366,20 @@ async def test_R9_a_second_drain_does_not_abort_the_dial_of_the_first(autojump_c
         assert check_books(pool).closed_drained == 2
 
 
+async def test_R9_a_second_drain_waits_for_the_dial_of_the_first_no_longer_than_drain_timeout(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    policy = PoolPolicy(drain_timeout=5, connect_timeout=1000)
+    async with watched_pool({"s": server_of(dial=100)}, policy=policy) as pool, trio.open_nursery() as nursery:
+        await served_by(pool)
+        nursery.start_soon(pool.drain, "s")
+        await trio.sleep(1)
+        begun = trio.current_time()
+        await pool.drain("s")
+        assert trio.current_time() == begun + 5
+        nursery.cancel_scope.cancel()
+
+
 async def test_R9_a_drain_gives_drain_timeout_from_the_call_on_to_all_sessions_at_once(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -19,7 +19,7 @@ from trio_mcp_pool import (
     SessionDied,
     SessionLostError,
 )
-from trio_mcp_pool.testing import ScriptedServer, slow
+from trio_mcp_pool.testing import ScriptedServer, ok, slow
 
 from .books import Ledger, check_books, settle, text, watched_pool
 
@@ -82,6 +82,27 @@ async def test_R11_a_server_that_answered_one_probe_is_probed_again_when_it_is_s
         await impatient(pool, 2)
         await trio.sleep(100)
         assert ledger.story(SessionDied) == [(122, "SessionDied", 1)]
+
+
+async def test_R9_a_probe_does_not_prolong_the_time_that_a_drain_gave(autojump_clock: trio.testing.MockClock) -> None:
+    server = server_that_pauses(gates={"handshake": [ok, slow(1000)]})
+    policy = PoolPolicy(probe_timeout=10, write_timeout=1000, drain_timeout=15, connect_timeout=1000)
+    async with watched_pool({"s": server}, policy=policy) as pool, trio.open_nursery() as nursery:
+        await pool.list_tools("s")
+
+        async def patient() -> None:
+            with pytest.raises(OutcomeUnknownError):
+                await pool.call_tool("s", "pause", {"seconds": 1000})
+
+        nursery.start_soon(patient)
+        await trio.sleep(0)
+        await settle()
+        server.stop()
+        nursery.start_soon(pool.drain, "s")
+        await impatient(pool, 2)  # suspect from 2 on, probed from 12 to 22
+        await trio.sleep(20)
+        assert server.connections[0].closed_at == 15
+        nursery.cancel_scope.cancel()
 
 
 async def test_R11_callers_that_keep_cancelling_do_not_hide_that_a_server_is_mute(
