@@ -38,7 +38,7 @@ HOUSE: list[set[str]] = [
     {"_connection"},
     {"_servers"},
     {"_wire"},
-    {"_telemetry"},
+    {"_telemetry", "_log_observer"},
     {"_events"},
     {"_errors"},
     {"_statistics", "_policy", "_groups", "_callbacks"},

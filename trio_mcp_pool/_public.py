@@ -36,6 +36,7 @@ from ._events import SessionClosed as SessionClosed
 from ._events import SessionDied as SessionDied
 from ._events import SessionOpened as SessionOpened
 from ._events import WaitStarted as WaitStarted
+from ._log_observer import LogObserver as LogObserver
 from ._policy import Backoff as Backoff
 from ._policy import PoolPolicy as PoolPolicy
 from ._pool import Pool as Pool

@@ -27,6 +27,8 @@ from .changes import Mutant
 # What a mutant that never ends, or eats memory, is allowed.
 # They are imported before pytest can rewrite what they assert.
 _SILENT = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
+# It counts what a thousand of everything cost, which takes as long as all other tests together.
+_SLOW = "tests/pool/test_growth.py"
 _SECONDS, _TEST_SECONDS, _MEMORY = 240, 20, 4 << 30
 _LIBRARIES = ("trio", "anyio", "mcp", "mcp.client", "mcp.server", "h11", "httpx2", "jsonschema", "hypothesis")
 
@@ -142,7 +144,18 @@ class Worker:
         nowhere = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(nowhere, fd)
-        quick = ["-n", "0", "-p", "no:cacheprovider", "-x", "-q", "--timeout", str(_TEST_SECONDS), *_SILENT]
+        quick = [
+            f"--ignore={_SLOW}",
+            "-n",
+            "0",
+            "-p",
+            "no:cacheprovider",
+            "-x",
+            "-q",
+            "--timeout",
+            str(_TEST_SECONDS),
+            *_SILENT,
+        ]
         code = 1
         with contextlib.suppress(BaseException):
             code = pytest.main([*quick, *self.tests], plugins=[order])
