@@ -232,8 +232,6 @@ class Owner:
         if connection.state is State.DIALING:
             cause = sole_error(error) if error is not None else None
             connection.listener.dial_failed(connection, self._connect_error(cause), shown_cause(cause, connection.link))
-        elif connection.live:
-            connection.listener.died(connection)
         elif isinstance(error, Exception) and connection.end_reason != "failed":
             # A broken session may raise while it is left; a live one should not.
             level = logging.INFO if connection.link.is_lost else logging.WARNING
