@@ -242,3 +242,14 @@ async def test_R12_an_error_that_the_server_itself_numbers_like_a_closed_connect
                 await pool.call_tool("s", "good")
             assert pool.statistics().sessions_lost == 0
         assert "ping" not in server.seen
+
+
+async def test_R8_a_scope_is_told_once_that_the_server_forgot_its_session() -> None:
+    async with raw_server() as server, open_pool({"s": HttpServer(server.url, mode="legacy")}) as pool:
+        async with pool.open_scope() as scope:
+            await scope.call_tool("s", "good")
+            server.plans["good"] = raw.status(404)
+            with pytest.raises(errors.SessionLostError):
+                await scope.call_tool("s", "good")
+            del server.plans["good"]
+            assert (await scope.call_tool("s", "good")).content == [types.TextContent(text="ok")]
