@@ -29,6 +29,7 @@ HOUSE: list[set[str]] = [
     {"bridge", "config"},
     {"_public"},
     {"_pool"},
+    {"_handle"},
     {"_catalog_source"},
     {"catalog"},
     {"_verbs", "_session"},

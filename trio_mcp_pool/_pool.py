@@ -32,20 +32,15 @@ from ._core._core import Core
 from ._core._registry import Scope
 from ._events import Observer
 from ._groups import interrupt_in
+from ._handle import Handle
 from ._lanes._lane import Lane
 from ._lanes._lease import Lease
 from ._policy import PoolPolicy
 from ._servers import Server
 from ._session import Leasing, Session
 from ._statistics import PoolStatistics
-from ._verbs import Verbs
 from .catalog._catalog import Catalog
-from .catalog._hooks import Approve, Around
-from .catalog._names import NameFunction
 from .catalog._notifications import Notifications
-from .catalog._open import open_toolset
-from .catalog._subscriptions import Updates, subscribe
-from .catalog._toolset import ToolSet
 
 
 def _require_trio(what: str) -> None:
@@ -88,7 +83,7 @@ async def _configure(connection: Connection) -> None:
 
 
 @final
-class Pool(Verbs):
+class Pool(Handle):
     """A pool of MCP sessions. Made by `open_pool` and `serve_pool`; may be used from any task of the same Trio run."""
 
     def __init__(self, core: Core) -> None:
@@ -227,48 +222,6 @@ class Pool(Verbs):
         """What all servers offer, as one list that keeps itself up to date. Empty until something is listed. Synchronous."""
         return catalog_of(self._core, self)
 
-    async def toolset(
-        self,
-        *servers: str,
-        allow: Iterable[str] | None = None,
-        deny: Iterable[str] = (),
-        read_only: bool = False,
-        names: NameFunction | None = None,
-        approve: Approve | None = None,
-        around: Around | None = None,
-        max_concurrent: int = 8,
-        max_per_server: int | None = None,
-        max_chars: int | None = None,
-        within: float = 10.0,
-    ) -> ToolSet:
-        """The tools of the servers named, or of all, for an agent. Waits for those that were never listed. Checkpoints.
-
-        `allow` and `deny` are shell-style patterns, matched against `server__tool` and the name that models see; `deny` wins.
-        `read_only` keeps only what a `trusted` server marks as read-only. `names(server, tool)` gives the names that models
-        see (default `server__tool`; what is illegal, too long or clashes gets a short hash). `approve` is awaited before
-        each call and returns `True`, `False`, a reason why not, or other arguments; `around` is entered about each call.
-        `max_concurrent` (default 8) and `max_per_server` (default: no limit) bound the calls of one `run`; `max_chars` the
-        text of one result (default: no limit). `within` is how many seconds to wait for the lists (default 10): servers
-        that take longer, or are down, are in `catalog.problems`, and their tools join when they come.
-
-        Raises `UnknownServerError`, `TypeError`, `ValueError`.
-        """
-        return await open_toolset(
-            self.catalog,
-            self.catalog._source,
-            servers,
-            allow=allow,
-            deny=deny,
-            read_only=read_only,
-            names=names,
-            approve=approve,
-            around=around,
-            max_concurrent=max_concurrent,
-            max_per_server=max_per_server,
-            max_chars=max_chars,
-            within=within,
-        )
-
     def notifications(self, server: str | None = None, scope: Hashable = None, *, buffer: int = 1000) -> Notifications:
         """What servers say unasked, as an async iterator: changes, log messages, progress without a taker.
 
@@ -278,17 +231,6 @@ class Pool(Verbs):
         Synchronous. Raises `UnknownServerError`.
         """
         return self.catalog.notifications(server, scope, buffer=buffer)
-
-    def subscribe(self, server: str, uri: str) -> AbstractAsyncContextManager[Updates]:
-        """Follow a resource: `async with pool.subscribe("files", uri) as updates: async for update in updates: ...`.
-
-        Works in both eras. The block holds a lease, so its session stays open. When the session is lost, it subscribes again,
-        and the next update says that something may have been missed. Several updates that were not read yet are one.
-
-        Entering raises what acquiring a session raises, `ValueError` if the server offers no subscriptions, and
-        `mcp.MCPError` if it refuses this one. Entering and leaving checkpoint; leaving takes up to 2 s.
-        """
-        return subscribe(self.catalog, self.catalog._source, server, uri)
 
     def statistics(self) -> PoolStatistics:
         """How things stand, as a frozen value. Synchronous, and cheap enough to poll."""
@@ -304,7 +246,7 @@ class Pool(Verbs):
 
 
 @final
-class ScopedPool(Verbs):
+class ScopedPool(Handle):
     """A scope of a pool: the pool's verbs, on sessions of its own. Made by `Pool.open_scope`."""
 
     def __init__(self, core: Core, scope: Scope) -> None:
@@ -351,44 +293,9 @@ class ScopedPool(Verbs):
             self._catalog = Catalog(PoolSource(self._core, self, self._scope), parent)
         return self._catalog
 
-    async def toolset(
-        self,
-        *servers: str,
-        allow: Iterable[str] | None = None,
-        deny: Iterable[str] = (),
-        read_only: bool = False,
-        names: NameFunction | None = None,
-        approve: Approve | None = None,
-        around: Around | None = None,
-        max_concurrent: int = 8,
-        max_per_server: int | None = None,
-        max_chars: int | None = None,
-        within: float = 10.0,
-    ) -> ToolSet:
-        """As `Pool.toolset`, bound to the scope: its calls run on the scope's own sessions."""
-        return await open_toolset(
-            self.catalog,
-            self.catalog._source,
-            servers,
-            allow=allow,
-            deny=deny,
-            read_only=read_only,
-            names=names,
-            approve=approve,
-            around=around,
-            max_concurrent=max_concurrent,
-            max_per_server=max_per_server,
-            max_chars=max_chars,
-            within=within,
-        )
-
     def notifications(self, server: str | None = None, *, buffer: int = 1000) -> Notifications:
         """What servers say unasked on the scope's own sessions, as `Pool.notifications`."""
         return self.catalog.notifications(server, buffer=buffer)
-
-    def subscribe(self, server: str, uri: str) -> AbstractAsyncContextManager[Updates]:
-        """Follow a resource on the scope's own session, as `Pool.subscribe`."""
-        return subscribe(self.catalog, self.catalog._source, server, uri)
 
     def session(self, server: str) -> AbstractAsyncContextManager[Session]:
         """Lease the scope's session of a server for the length of an `async with` block, as `Pool.session`."""
