@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import gc
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from functools import wraps
+from inspect import iscoroutinefunction
+from typing import Any
 
 import hypothesis
 import pytest
+
+from trio_mcp_pool._groups import is_cancellation
 
 # The machines that run the tests differ too much in speed for a deadline per example, and a failure must come back when
 # the tests are run again.
@@ -20,6 +25,27 @@ hypothesis.settings.load_profile("project")
 # Under `nohup` SIGINT is ignored, here and in every child. Tests send it, and programs under test must receive it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True, wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """A cancellation that comes out of a test, whose scope has gone, would let it pass: pytest-trio takes it for its own."""
+    if isinstance(item, pytest.Function) and iscoroutinefunction(item.obj):
+        item.obj = _uncancelled(item.obj)
+    return (yield)
+
+
+def _uncancelled(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
+    @wraps(test)
+    async def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            await test(*args, **kwargs)
+        except BaseException as exc:
+            if is_cancellation(exc):
+                raise AssertionError("a cancellation came out of the test") from exc
+            raise
+
+    return run
 
 
 def pytest_collection_finish() -> None:

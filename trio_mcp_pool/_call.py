@@ -24,7 +24,7 @@ from trio.lowlevel import disable_ki_protection
 
 from ._connection._record import Connection
 from ._errors import InvalidArgumentsError, InvalidResultError, PoolError, SessionLostError
-from ._groups import interrupt_in, sole_error
+from ._groups import interrupt_in, sole_error, text_of
 from ._lanes._lane import Lane
 from ._lanes._lease import Lease
 from ._servers._callers import OwnCallbacks
@@ -242,4 +242,4 @@ def _in_short(exc: Exception) -> str:
     if isinstance(exc, ValidationError):
         faults = exc.errors(include_url=False, include_input=False, include_context=False)
         return "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults[:3])
-    return str(exc).partition("\n")[0][:200]
+    return text_of(exc).partition("\n")[0][:200]

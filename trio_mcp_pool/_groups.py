@@ -30,6 +30,19 @@ def sole_error(exc: BaseException) -> BaseException:
     return errors[0] if len(errors) == 1 else exc
 
 
+def is_cancellation(exc: BaseException) -> bool:
+    """Whether it is a cancellation, or a group of nothing else."""
+    return all(isinstance(leaf, trio.Cancelled) for leaf in leaves(exc))
+
+
 def interrupt_in(exc: BaseException) -> BaseException | None:
     """The `KeyboardInterrupt` or `SystemExit` in an exception, however deep it lies in groups; else `None`."""
     return next((leaf for leaf in leaves(exc) if isinstance(leaf, KeyboardInterrupt | SystemExit)), None)
+
+
+def text_of(exc: BaseException) -> str:
+    """What an exception says. It may be the user's own, whose `__str__` raises: then it says nothing."""
+    try:
+        return str(exc)
+    except Exception:
+        return ""

@@ -31,7 +31,7 @@ from ._connection._record import Connection
 from ._core._core import Core
 from ._core._registry import Scope
 from ._events import Observer
-from ._groups import interrupt_in
+from ._groups import interrupt_in, is_cancellation, sole_error
 from ._handle import Handle
 from ._lanes._lane import Lane
 from ._lanes._lease import Lease
@@ -319,9 +319,14 @@ _DEFAULT_POLICY = PoolPolicy()
 
 
 def _what_comes_out(error: BaseException | None, closing: BaseException) -> BaseException:
-    """The body's own error, if there is one, rather than that closing was cut short; but an interrupt is never lost."""
+    """The body's own error, if there is one, rather than that closing was cut short; but an interrupt is never lost.
+
+    Neither is a defect in a task of the pool: it has cancelled the body, whose `Cancelled` would be caught by nobody.
+    """
     interrupt = interrupt_in(closing)
     if interrupt is None:
+        if error is not None and is_cancellation(error) and not is_cancellation(closing):
+            return sole_error(closing)
         return error or closing
     if error is not None and not isinstance(error, trio.Cancelled):
         interrupt.__context__ = error
@@ -377,7 +382,7 @@ async def open_pool(
         error = _what_comes_out(error, group)
     core.finish()
     if core.fatal_error is not None:
-        if error is not None and not isinstance(error, trio.Cancelled):
+        if error is not None and not is_cancellation(error):
             core.fatal_error.__context__ = error
         raise core.fatal_error
     if error is not None:

@@ -271,3 +271,36 @@ async def test_R2_a_body_that_leaves_a_cancel_scope_open_is_told_by_Trio_and_the
             scope.__enter__()
     assert not outer.cancelled_caught
     assert server.open_connections == 0
+
+
+async def test_R14_a_defect_in_a_task_of_the_pool_comes_out_bare_and_not_as_a_cancellation(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    defect = NameError("a defect")
+
+    def broken(*_: object) -> None:
+        raise defect
+
+    monkeypatch.setattr("trio_mcp_pool._connection._owner.shown_cause", broken)
+    with pytest.raises(NameError) as caught:
+        async with open_pool({"s": ScriptedServer(gates={"spawn": error(OSError())})}) as pool:
+            await pool.wait_ready("s")
+    assert caught.value is defect
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+    __repr__ = __str__
+
+
+async def test_R14_an_error_that_cannot_be_printed_harms_its_own_session_only(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    servers: dict[str, Server] = {"s": CustomServer(partial(broken, "enter", Unspeakable())), "other": ScriptedServer()}
+    async with open_pool(servers) as pool:
+        with pytest.raises(ConnectError, match="Unspeakable"):
+            await pool.wait_ready("s")
+        await pool.call_tool("other", "echo", {"text": "x"})
+        check_books(pool)

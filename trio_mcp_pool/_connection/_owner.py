@@ -25,7 +25,7 @@ from mcp.client.auth import OAuthFlowError
 from pydantic import ValidationError
 
 from .._errors import AuthenticationError, ConnectError
-from .._groups import interrupt_in, sole_error
+from .._groups import interrupt_in, sole_error, text_of
 from .._wire._listing import share_listings
 from .._wire._probe import probe
 from ._causes import shown_cause
@@ -235,7 +235,8 @@ class Owner:
         elif isinstance(error, Exception) and connection.end_reason != "failed":
             # A broken session may raise while it is left; a live one should not.
             level = logging.INFO if connection.link.is_lost else logging.WARNING
-            what = connection.link.mask(repr(sole_error(error)))
+            sole = sole_error(error)
+            what = connection.link.mask(f"{type(sole).__name__}: {text_of(sole)}")
             logger.log(level, "server %r: leaving its session raised %s", connection.name, what)
         connection.client = None
         connection.listener.closed(connection)
@@ -288,7 +289,9 @@ class Owner:
             for key, value in self._fields().items():
                 setattr(error, key, value)
             return error
-        why = f"{type(cause).__name__}: {link.mask(str(cause))}" if cause is not None else "it ended without an error"
+        why = (
+            f"{type(cause).__name__}: {link.mask(text_of(cause))}" if cause is not None else "it ended without an error"
+        )
         message = f"server {name!r} could not be reached, in phase {link.phase!r}: {why}"
         if link.exit_status is not None:
             message += f" (exit status {link.exit_status})"

@@ -21,6 +21,7 @@ from .._connection._record import Connection
 from .._connection._states import State
 from .._errors import ConnectError, PoolError
 from .._events import CloseReason
+from .._groups import text_of
 from .._policy import PoolPolicy
 from .._servers import Server
 from .._wire._link import Call
@@ -221,7 +222,7 @@ class Lane(LaneState):
         link, backoff = connection.link, self.policy.backoff
         self.shared.counts.sessions_lost += 1
         cause = link.lost_cause
-        reason = link.mask(str(cause)) if cause is not None else "end of stream"
+        reason = link.mask(text_of(cause)) if cause is not None else "end of stream"
         self.emit(events.SessionDied, connection, reason=reason)
         self.matcher.remove(connection)
         self.move(connection, State.BROKEN)
