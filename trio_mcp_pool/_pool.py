@@ -328,7 +328,7 @@ def _what_comes_out(error: BaseException | None, closing: BaseException) -> Base
         if error is not None and is_cancellation(error) and not is_cancellation(closing):
             return sole_error(closing)
         return error or closing
-    if error is not None and not isinstance(error, trio.Cancelled):
+    if error is not None and not is_cancellation(error):
         interrupt.__context__ = error
     return interrupt
 

@@ -26,14 +26,15 @@ from .play import Verdict, Worker
 ROOT = Path(__file__).parents[2]
 MODULES = ("trio_mcp_pool/_core", "trio_mcp_pool/_lanes", "trio_mcp_pool/_connection", "trio_mcp_pool/_call.py")
 TESTS = (
-    *(
-        "tests/pool",
-        "tests/testing",
-        "tests/wire/test_tool_call.py",
-        "tests/test_callbacks.py",
-        "tests/test_telemetry.py",
-    ),
-    *("tests/real/test_http_answers.py", "tests/real/test_http_calls.py", "tests/real/test_http_rounds.py"),
+    "tests/pool",
+    "tests/testing",
+    "tests/wire/test_tool_call.py",
+    "tests/test_callbacks.py",
+    "tests/test_telemetry.py",
+    "tests/real/test_dial_errors.py",
+    "tests/real/test_http_answers.py",
+    "tests/real/test_http_calls.py",
+    "tests/real/test_http_rounds.py",
 )
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")
 MOST_SURVIVORS = 0.05

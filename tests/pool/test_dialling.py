@@ -11,7 +11,7 @@ import mcp_types as types
 import pytest
 import trio
 import trio.testing
-from mcp.server import Server
+from mcp.server import MCPServer, Server
 
 from trio_mcp_pool import (
     AuthenticationError,
@@ -19,7 +19,6 @@ from trio_mcp_pool import (
     ConnectError,
     CustomServer,
     DialFailed,
-    InProcessServer,
     PoolPolicy,
     ServerUnavailableError,
     SessionClosed,
@@ -390,21 +389,45 @@ async def test_a_connect_error_out_of_a_dial_keeps_its_kind_and_learns_whose_it_
 
 
 async def test_R13_a_trusted_server_without_tools_is_not_asked_for_them(
-    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
-    listed = []
+    listed: list[str] = []
+
+    class Watched(mcp.Client):
+        async def list_tools(self, **_: Any) -> types.ListToolsResult:  # type: ignore[override]
+            listed.append("listed")
+            return types.ListToolsResult(tools=[])
 
     async def list_resources(context: Any, params: Any) -> types.ListResourcesResult:
         return types.ListResourcesResult(resources=[])
 
-    async def look(message: Any) -> None:
-        listed.append(message)
+    def connect(server: Any) -> CustomServer:
+        return CustomServer(lambda: Watched(server), trusted=True)
 
-    server = Server("no tools", on_list_resources=list_resources)
-    described = InProcessServer(server, trusted=True)
-    async with watched_pool({"s": described}) as pool:
-        async with pool.session("s") as session:
-            assert session.server_capabilities.tools is None
-            session.client.list_tools = look  # type: ignore[method-assign, assignment]
+    without = connect(Server("without", on_list_resources=list_resources))
+    async with watched_pool({"without": without, "with": connect(MCPServer("with"))}) as pool:
+        await pool.wait_ready("without")
+        await trio.sleep(1)
+        assert listed == []
+        await pool.wait_ready("with")
+        await trio.sleep(1)
+        assert listed == ["listed"]
+
+
+async def test_R14_an_interrupt_while_the_tools_are_listed_comes_out_bare(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class Interrupted(mcp.Client):
+        async def list_tools(self, **_: Any) -> types.ListToolsResult:  # type: ignore[override]
             await trio.sleep(1)
-    assert listed == []
+            raise KeyboardInterrupt
+
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[mcp.Client]:
+        async with Interrupted(MCPServer("s")) as client:
+            yield client
+
+    with pytest.raises(KeyboardInterrupt):
+        async with watched_pool({"s": CustomServer(connect, trusted=True)}) as pool:
+            await pool.wait_ready("s")
+            await trio.sleep(10)

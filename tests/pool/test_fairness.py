@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from trio_mcp_pool import AcquireTimeoutError, Pool, PoolPolicy, Session
+from trio_mcp_pool import AcquireTimeoutError, LeaseStarted, Pool, PoolPolicy, Session
 from trio_mcp_pool.testing import ScriptedServer, slow
 
 from .books import Ledger, check_books, settle, text, watched_pool
@@ -258,3 +258,17 @@ async def test_releasing_twice_counts_once(autojump_clock: trio.testing.MockCloc
         assert check_books(pool).leases_in_flight == 1
         second.release()
         assert repr(first) == "<Session 1 of 's': released>"
+
+
+async def test_R4_among_sessions_that_were_never_lent_the_one_dialled_first_is_lent(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ledger = Ledger()
+    policy = PoolPolicy(min_sessions=4, max_sessions=4, max_in_flight=1)
+    async with watched_pool({"s": ScriptedServer()}, policy=policy, ledger=ledger) as pool:
+        await trio.sleep(1)
+        for _ in range(4):
+            await pool.acquire("s")
+        leased = [e.connection for e in ledger.events if isinstance(e, LeaseStarted)]
+        assert leased == [1, 2, 3, 4]
+        await pool.aclose()

@@ -21,6 +21,7 @@ from trio_mcp_pool import (
     PoolClosedError,
     PoolPolicy,
     Session,
+    SessionLostError,
 )
 from trio_mcp_pool.testing import ScriptedServer, error, ok, slow
 
@@ -289,3 +290,21 @@ async def test_a_configure_that_leases_from_its_own_pool_may_use_another_server(
     async with watched_pool({"s": server, "tokens": ScriptedServer()}) as pool:
         await pool.call_tool("s", "echo", {"text": "x"})
         assert [call.arguments for call in server.calls] == [{"text": "secret"}, {"text": "x"}]
+
+
+async def test_R8_a_lost_session_is_lost_whether_it_was_configured_or_not(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def configure(session: Session) -> None:
+        await session.list_tools()
+
+    server = ScriptedServer(configure=configure)
+    async with watched_pool({"s": server}) as pool:
+        session = await pool.acquire("s")
+        await session.list_tools()
+        server.kill()
+        await settle()
+        with pytest.raises((LeaseEndedError, SessionLostError)):
+            await session.call_tool("echo", {"text": "x"})
+        session.release()
+        assert len(server.calls) == 0
