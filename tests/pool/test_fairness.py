@@ -267,8 +267,8 @@ async def test_R4_among_sessions_that_were_never_lent_the_one_dialled_first_is_l
     policy = PoolPolicy(min_sessions=4, max_sessions=4, max_in_flight=1)
     async with watched_pool({"s": ScriptedServer()}, policy=policy, ledger=ledger) as pool:
         await trio.sleep(1)
-        for _ in range(4):
-            await pool.acquire("s")
+        held = [await pool.acquire("s") for _ in range(4)]
         leased = [e.connection for e in ledger.events if isinstance(e, LeaseStarted)]
         assert leased == [1, 2, 3, 4]
-        await pool.aclose()
+        for session in held:
+            session.release()
