@@ -6,6 +6,7 @@ round; at most 1.3 is promised. The servers are in this process, so that the poo
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -26,8 +27,20 @@ def row(key: str, title: str, large: int, small: int, unit: str, got: dict[str, 
 
 
 async def compare(large: Turn, small: Turn, plan: Plan, told: Told) -> dict[str, list[Sample]]:
-    """Both in turn."""
-    return await interleave({"large": large, "small": small}, plan.lane_rounds, told=told)
+    """Both in turn, without the garbage collector: what it takes grows with all that lives, the servers in here included."""
+
+    def uncollected(turn: Turn) -> Turn:
+        async def run() -> Sample:
+            gc.disable()
+            try:
+                return await turn()
+            finally:
+                gc.enable()
+
+        return run
+
+    turns = {"large": uncollected(large), "small": uncollected(small)}
+    return await interleave(turns, plan.lane_rounds, told=told)
 
 
 @asynccontextmanager

@@ -271,7 +271,7 @@ async def test_a_progress_callback_goes_with_the_request(version: str) -> None:
         assert scripted.sent[-1][0] == "tools/list"  # after the answer, for nothing was known of the tool
         await caller("plain", None, 2.0, on_progress)
         assert {name for name, _ in scripted.sent[-1][2]} == {"on_progress", "timeout", "headers"}
-        assert (caller.fast, caller.slow) == (1, 1)
+        assert (caller.fast, caller.slow) == (2, 0)
 
 
 async def test_arguments_that_are_none_are_refused_as_the_sdk_refuses_them() -> None:
@@ -318,7 +318,7 @@ async def test_fifty_first_callers_cause_one_listing() -> None:
         assert [method for method, *_ in scripted.sent].count("tools/list") == 1
         assert len(results) == 50
         await caller("plain")
-        assert caller.fast == 1
+        assert (caller.fast, caller.slow) == (51, 0)
 
 
 async def test_the_listing_of_a_cancelled_caller_is_made_again_for_the_others() -> None:

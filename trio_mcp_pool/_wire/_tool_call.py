@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ._seam import CallOptions, Dispatcher, OnNotify, OnNotifyIntercept, OnRequest, ProgressFnT
 
 _METHOD: Final = "tools/call"
+_UNLISTED: Final[dict[str, Any]] = {}
 _PLAIN: Final = frozenset({"text", "image", "audio", "resource", "resource_link"})
 
 
@@ -124,12 +125,11 @@ class ToolCaller:
         else:
             result = self._read(raw)
             if result is not None:
-                schemas = inside.output_schemas
-                if result.is_error or name in schemas:
-                    self.fast += 1
-                    if not result.is_error and schemas[name] is not None:
-                        await self._session.validate_tool_result(name, result)
-                    return result
+                self.fast += 1
+                # A tool that was listed without an output schema needs no check. One that was not listed is listed by it.
+                if not result.is_error and inside.output_schemas.get(name, _UNLISTED) is not None:
+                    await self._session.validate_tool_result(name, result)
+                return result
             hand = Hand(raw)
         self.slow += 1
         token = _hand.set(hand)
