@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import trio
 
-from trio_mcp_pool import ConnectError, OutcomeUnknownError, Pool, open_pool
+from trio_mcp_pool import ConnectError, OutcomeUnknownError, Pool, open_pool, text_of
 from trio_mcp_pool.testing import ScriptedServer, error, never, slow
 
 
@@ -27,7 +27,7 @@ async def summarise(pool: Pool, words: list[str]) -> dict[str, str]:
     async def look_up(word: str) -> None:
         with trio.move_on_after(5):
             result = await pool.call_tool("dictionary", "look_up", {"word": word})
-            found[word] = result.content[0].text  # type: ignore[union-attr]
+            found[word] = text_of(result)
 
     async with trio.open_nursery() as nursery:
         for word in words:

@@ -43,7 +43,7 @@ HOUSE: list[set[str]] = [
     {"_events"},
     {"_errors"},
     {"_statistics", "_policy", "_groups", "_callbacks"},
-    {"_arguments", "_blocks"},
+    {"_arguments", "_blocks", "_results"},
 ]
 # Inside of `_wire`: the transports, then what they share.
 WIRE: list[set[str]] = [{"http", "stdio"}, {"jsonrpc", "_probe", "_tool_call"}, {"_listing", "_seam"}, {"_link"}]

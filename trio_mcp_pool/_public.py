@@ -43,6 +43,7 @@ from ._pool import Pool as Pool
 from ._pool import ScopedPool as ScopedPool
 from ._pool import open_pool as open_pool
 from ._pool import serve_pool as serve_pool
+from ._results import text_of as text_of
 from ._servers import CustomServer as CustomServer
 from ._servers import Dial as Dial
 from ._servers import HttpServer as HttpServer
