@@ -69,7 +69,7 @@ class Core:
         if max_sessions_total is not None:
             _check_count("max_sessions_total", max_sessions_total)
         observers = _check_observers(observers)
-        self.callbacks = check_declared("callbacks", callbacks)
+        self.callbacks: Callbacks | None = check_declared("callbacks", callbacks)
         self.host: Core = self  # its own changes are steps, too
         self.policy = policy
         self.peaks: Peaks = Peaks()
