@@ -43,6 +43,11 @@ _LIFETIME_JITTER: Final = 0.05
 class Lane(LaneState):
     """A lane, and the steps in which it changes."""
 
+    # Fields of the record that steps assign: type checkers want to read here what they hold.
+    policy: PoolPolicy
+    refusal: PoolError | None
+    used_at: float
+
     # Acquire, leave the queue, release.
 
     @enable_ki_protection
