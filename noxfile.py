@@ -70,7 +70,7 @@ def exhaustive(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Every single-line mutation of the core against its quick tests (an hour). Arguments as for `python -m tests.mutants`."""
+    """Every single-line mutation of the core against its quick tests (hours). Arguments as for `python -m tests.mutants`."""
     session.install("-e", ".", *group("test"), *group("mutants"))
     session.run("python", "-m", "tests.mutants", *session.posargs)
 

@@ -135,7 +135,6 @@ class Scope:
         self.key = key
         self.own = own
         self.callbacks = callbacks
-        self.closed = False
         self.closed_error: PoolError | None = None
 
 
