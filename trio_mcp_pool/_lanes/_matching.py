@@ -25,8 +25,7 @@ def match(lane: LaneState) -> None:
     """Serve waiters, start the dials that they and the policy want, and fail those that nothing can serve."""
     matcher = lane.matcher
     while (waiter := matcher.first_waiter()) is not None:
-        if lane.notice is not None:
-            error, lane.notice, lane._notice_of = lane.notice, None, None
+        if (error := lane.take_notice()) is not None:
             waiting.fail_waiter(lane, waiter, error)
             continue
         connection = matcher.best()

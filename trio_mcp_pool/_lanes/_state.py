@@ -128,6 +128,11 @@ class LaneState(Listener, Matchable, LeaseHolder):
                 stderr_tail=connection.link.stderr_tail,
             )
 
+    def take_notice(self) -> SessionLostError | None:
+        """The error that the next caller gets, if there is one; nobody else gets it."""
+        error, self.notice, self._notice_of = self.notice, None, None
+        return error
+
     def clear_notice(self, connection: Connection) -> None:
         """The loss of this connection has been reported to a caller; that of another one has not (R8)."""
         if self._notice_of is connection:

@@ -216,9 +216,11 @@ def raise_refusal(lane: LaneState) -> None:
     """Raise what a caller must be told before it gets a lease: that there are none, or that its state is lost."""
     if lane.refusal is not None:
         reject(lane, lane.refusal._fresh())
-    if lane.notice is not None:
-        error, lane.notice, lane._notice_of = lane.notice, None, None
-        reject(lane, error)
+    if (error := lane.take_notice()) is not None:
+        try:
+            reject(lane, error)
+        finally:
+            del error  # as in `reject`
 
 
 def reject(lane: LaneState, error: PoolError) -> None:

@@ -22,7 +22,7 @@ import mcp
 import trio
 from mcp.client.caching import CacheConfig
 
-from .._callbacks import Callbacks, Caller, client_callbacks
+from .._callbacks import Callbacks, Caller, check_declared, client_callbacks
 from .._policy import PoolPolicy
 from .._wire._link import Link
 from ._callers import callback_options
@@ -130,11 +130,9 @@ class ClientOptions:
 
 def check_callbacks(owner: str, options: Mapping[str, Any]) -> None:
     """Raise unless the `callbacks` among a client's options are some, and none is given in both ways."""
-    callbacks = options.get("callbacks")
+    callbacks = check_declared(f"{owner}.callbacks", options.get("callbacks"))
     if callbacks is None:
         return
-    if not isinstance(callbacks, Callbacks):
-        raise TypeError(f"{owner}.callbacks must be Callbacks or None, not {type(callbacks).__name__}")
     for name in client_callbacks(callbacks, _nobody):
         if options.get(name) is not None:
             raise ValueError(f"{owner} has both a {name} and one in callbacks; give only one of them")

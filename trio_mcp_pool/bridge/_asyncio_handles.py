@@ -17,7 +17,7 @@ from .. import Pool, PoolClosedError, ScopedPool, Server, Session
 from ._job import Block
 from ._loop import AsyncioLink
 from ._mirror import Described, Kind, calls_server, dress, mirrors, needs_proxy, read, server_of
-from ._progress import around_all, relay_callbacks
+from ._relays import around_all, relay_callbacks
 
 if TYPE_CHECKING:
     import mcp_types as types

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, fi
 from .. import Pool, PoolClosedError, ScopedPool, Server, Session
 from ._job import Block
 from ._mirror import Described, Kind, calls_server, dress, mirrors, needs_proxy, read, server_of
-from ._progress import around_all, relay_callbacks
+from ._relays import around_all, relay_callbacks
 from ._waiting import BlockingLink, Box
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ import outcome
 import trio
 
 from ._job import Block, Job, Result
-from ._progress import Relay
+from ._relays import Relay
 from ._thread import TrioThread
 
 _NOT_YET: Any = object()

@@ -21,7 +21,7 @@ import outcome
 import trio
 
 from ._job import Block, Job, Result
-from ._progress import Relay
+from ._relays import Relay
 from ._thread import TrioThread
 
 # On Windows a wait without a deadline is not ended by a signal.
