@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 import trio
 
+from tests.processes import children, descriptors
 from trio_mcp_pool import HttpServer, PoolPolicy, Server, StdioServer
 
 Wire: TypeAlias = Literal["stdio", "stdio-sdk", "http-legacy", "http-modern", "sse"]
@@ -112,22 +113,6 @@ class Place:
         os.kill(self.process.pid if self.process is not None else self.starts[-1], number)
 
 
-def descriptors() -> set[str]:
-    """What this process has open."""
-    found = set()
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            found.add(f"{entry.name} -> {entry.readlink()}")
-        except OSError:
-            continue  # the one that listed the folder
-    return found
-
-
-def children() -> set[int]:
-    """The children of this process, zombies included."""
-    return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
-
-
 class Leftovers:
     """What this process had at the start, and what it has beyond that at the end."""
 
@@ -140,8 +125,8 @@ class Leftovers:
         gc.collect()
         give_up = time.monotonic() + grace
         while True:
-            fds, pids = descriptors() - self._before[0], children() - self._before[1]
-            left = sorted(fds) + [f"child {pid}" for pid in sorted(pids)]
+            fds, processes = descriptors() - self._before[0], children() - self._before[1]
+            left = sorted(fds) + [f"child {process}" for process in sorted(processes)]
             if not left or time.monotonic() > give_up:
                 return left
             time.sleep(0.01)

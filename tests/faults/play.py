@@ -23,6 +23,7 @@ from typing import Any
 import mcp
 import trio
 
+from tests.processes import runs
 from trio_mcp_pool import (
     AuthenticationError,
     Backoff,
@@ -451,11 +452,7 @@ def _judge(play: Play, warned: list[str], leftovers: Leftovers) -> None:
     if record.seconds > _bound(cell):
         faults.append(f"it took {record.seconds:.2f} s, expected at most {_bound(cell):.1f}")
     for pid in place.grandchildren():
-        try:
-            place_alive = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-        except OSError:
-            place_alive = False
-        if place_alive:
+        if runs(pid):
             os.kill(pid, signal.SIGKILL)
             if event.do != "left":
                 faults.append(f"grandchild {pid} was left running")

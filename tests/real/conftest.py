@@ -7,10 +7,10 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from tests.processes import children, descriptors
 from tests.servers.install import InstallError, RealServers, install
 
 _GRACE = 2.0
@@ -24,29 +24,6 @@ def real_servers() -> RealServers:
         return install()
     except InstallError as error:
         pytest.fail(f"the servers for the tests in tests/real could not be installed: {error}", pytrace=False)
-
-
-def descriptors() -> set[str]:
-    """What this process has open, as `number -> target` strings."""
-    found = set()
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            found.add(f"{entry.name} -> {entry.readlink()}")
-        except OSError:
-            continue  # the one that listed the folder
-    return found
-
-
-def children() -> set[str]:
-    """The children of this process, zombies included, as `pid name` strings."""
-    found = set()
-    for task in Path("/proc/self/task").iterdir():
-        for pid in (task / "children").read_text().split():
-            try:
-                found.add(f"{pid} {Path('/proc', pid, 'comm').read_text().strip()}")
-            except OSError:
-                continue  # gone meanwhile
-    return found
 
 
 @pytest.fixture(autouse=True)

@@ -18,10 +18,9 @@ import pytest
 import trio
 import trio.testing
 
+from tests.processes import children, descriptors
 from tests.servers.http import running
 from trio_mcp_pool import HttpServer, OutcomeUnknownError, Pool, Server, StdioServer, open_pool
-
-from .conftest import children, descriptors
 
 Kind = Literal["trio", "sdk", "http legacy", "http modern", "sse"]
 KINDS: list[Kind] = ["trio", "sdk", "http legacy", "http modern", "sse"]

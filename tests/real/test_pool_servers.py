@@ -21,6 +21,7 @@ import trio.testing
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.server import MCPServer
 
+from tests.processes import children
 from tests.servers.http import running
 from tests.servers.install import RealServers
 from tests.servers.raw_http import raw_server
@@ -35,8 +36,6 @@ from trio_mcp_pool import (
     StdioServer,
     open_pool,
 )
-
-from .conftest import children
 
 Wire = Literal["trio", "sdk"]
 CALLERS = 50

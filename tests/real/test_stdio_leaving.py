@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import trio
 
+from tests.processes import runs
 from trio_mcp_pool._wire._link import Link
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at through /proc")
@@ -44,14 +45,6 @@ def text(result: Any) -> str:
     return said
 
 
-def alive(pid: int) -> bool:
-    """Whether it runs. A grandchild's zombie is for somebody else to reap."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
 def exists(pid: int | None) -> bool:
     return Path(f"/proc/{pid}").exists()
 
@@ -69,7 +62,7 @@ async def test_behind_a_wrapper_the_server_keeps_the_grace_that_it_was_promised(
     assert link.exit_status == -signal.SIGTERM
     assert (link.killed, link.left_behind) == ([], [])
     assert not caplog.records
-    assert not alive(server)
+    assert not runs(server)
     assert not exists(link.pid)
 
 
@@ -83,7 +76,7 @@ async def test_behind_a_wrapper_a_server_that_will_not_end_is_killed_when_its_gr
     assert 0.7 < took < 1.5
     assert link.killed == [server]  # the shell, which went when it was asked, is not named
     assert not link.left_behind
-    assert not alive(server)
+    assert not runs(server)
 
 
 async def test_a_wrapper_that_crashes_leaves_its_server_time_to_end_before_the_session_is_left(tmp_path: Path) -> None:
@@ -97,7 +90,7 @@ async def test_a_wrapper_that_crashes_leaves_its_server_time_to_end_before_the_s
             os.kill(link.pid, signal.SIGKILL)
             with trio.fail_after(0.2):
                 await lost.wait()
-            while alive(server) or exists(link.pid):
+            while runs(server) or exists(link.pid):
                 await trio.sleep(0.01)
     assert done.read_text() == "clean"
     assert (link.exit_status, link.killed, link.left_behind) == (-signal.SIGKILL, [], [])
@@ -114,7 +107,7 @@ async def test_a_cancelled_owner_gives_the_group_little_time() -> None:
                 await trio.sleep_forever()
         assert trio.current_time() - start < 1
     assert link.killed == [server]
-    assert not alive(server)
+    assert not runs(server)
 
 
 async def none_to_be_had(*_: object, **__: object) -> Any:
@@ -136,7 +129,7 @@ async def test_a_child_is_reaped_where_no_thread_is_to_be_had(how: str, monkeypa
                 with trio.fail_after(0.5):
                     await lost.wait()
     assert not exists(link.pid)
-    assert not alive(inside)
+    assert not runs(inside)
     assert inside in link.killed
     assert not link.left_behind
 
@@ -175,7 +168,7 @@ async def test_where_sigchld_is_ignored_the_exit_status_is_unknown_and_not_0(
                     await lost.wait()
         assert link.exit_status is None
         assert inside in link.killed
-        assert not alive(inside)
+        assert not runs(inside)
     finally:
         signal.signal(signal.SIGCHLD, before)
 

@@ -16,6 +16,7 @@ import mcp
 import pytest
 import trio
 
+from tests.processes import runs
 from trio_mcp_pool._errors import MessageTooLargeError
 from trio_mcp_pool._wire import _seam
 from trio_mcp_pool._wire._link import Call, Link, current_call
@@ -51,13 +52,6 @@ def wire(
 def text(result: Any) -> str:
     said: str = result.content[0].text
     return said
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 @pytest.fixture(params=["trio", "sdk"])
@@ -237,7 +231,7 @@ async def test_an_exit_is_death_even_when_a_grandchild_keeps_stdout_open() -> No
         with trio.fail_after(1):
             await lost.wait()
     assert not link.killed  # it was asked, and went
-    assert not alive(pid)
+    assert not runs(pid)
 
 
 async def test_a_closed_stdout_is_death() -> None:
@@ -358,7 +352,7 @@ async def test_a_stubborn_server_is_gone_within_the_bound(either: str, close_tim
     assert trio.current_time() - start < close_timeout + 0.5
     assert link.pid in link.killed
     assert pid in link.killed
-    assert not alive(pid)
+    assert not runs(pid)
 
 
 async def test_close_by_binds_where_it_is_earlier() -> None:
@@ -401,7 +395,7 @@ async def test_a_callback_that_shields_itself_does_not_keep_the_process_beyond_i
             await trio.sleep_forever()
 
     async def watch() -> None:
-        while alive(pid):
+        while runs(pid):
             await trio.sleep(0.01)
         ended.append(trio.current_time())
 
@@ -449,9 +443,9 @@ async def test_R2_grandchildren_in_the_group_are_killed_and_escaped_ones_are_rep
         escaped = int(text(await client.call_tool("grandchild", {"setsid": True})))
     try:
         assert link.killed == [inside]
-        assert not alive(inside)
+        assert not runs(inside)
         assert link.left_behind == [escaped]
-        assert alive(escaped)
+        assert runs(escaped)
         assert str(escaped) in caplog.text
     finally:
         os.kill(escaped, signal.SIGKILL)

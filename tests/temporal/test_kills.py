@@ -21,6 +21,7 @@ import pytest
 from temporalio.client import Client
 from temporalio.worker import Worker
 
+from tests.processes import runs
 from trio_mcp_pool.temporal import PoolPlugin
 from trio_mcp_pool.testing import read_log
 
@@ -81,14 +82,6 @@ def workers() -> Iterator[Callable[[dict[str, Any]], Child]]:
             child.end()
 
 
-def gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
-
-
 async def until(condition: Callable[[], Any], seconds: float = 20) -> None:
     give_up = time.monotonic() + seconds
     while not condition():
@@ -128,7 +121,7 @@ def test_a_worker_killed_at_each_stage_runs_no_tool_twice(address: str, run: Any
         last = said[-1]
         assert (last["type"], last["outcome"]) == ("OutcomeUnknownError", "unknown"), said
         assert ran(log) == {"dial": [], "call": ["echo"], "answer": ["echo", "sleep"]}[stage]
-        await until(lambda: all(gone(e["pid"]) for e in read_log(log) if e["event"] == "spawn"))
+        await until(lambda: not any(runs(e["pid"]) for e in read_log(log) if e["event"] == "spawn"))
 
     run(main)
 
@@ -250,7 +243,7 @@ def test_workers_killed_at_random_run_no_call_twice_and_every_workflow_ends(
         answered = {step for step in said if isinstance(step, str)}
         assert answered <= set(times)
         await until(
-            lambda: all(gone(e["pid"]) for log in logs.values() for e in read_log(log) if e["event"] == "spawn")
+            lambda: not any(runs(e["pid"]) for log in logs.values() for e in read_log(log) if e["event"] == "spawn")
         )
 
     run(main, 300 if flows_in_all > 100 else 100)
