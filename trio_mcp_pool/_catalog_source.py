@@ -215,7 +215,7 @@ class PoolSource:
     @property
     def servers(self) -> Mapping[str, Server]:
         own = {} if self._scope is None else self._scope.own
-        found = {name: own.get(name, entry).server for name, entry in self._core.entries.items()}
+        found = {name: own.get(name, entry).server for name, entry in self._core.servers.entries.items()}
         for name, entry in own.items():
             found.setdefault(name, entry.server)
         return found
@@ -225,7 +225,7 @@ class PoolSource:
 
     def sessions(self, server: str) -> tuple[SessionFacts, ...]:
         own = None if self._scope is None else self._scope.own.get(server)
-        entry = own or self._core.entries.get(server)
+        entry = own or self._core.servers.entries.get(server)
         lane = None if entry is None else entry.shared.lanes.get(None if self._scope is None else self._scope.key)
         found = [_facts(connection) for connection in (lane.connections if lane is not None else ())]
         return tuple(sorted((facts for facts in found if facts is not None), key=lambda facts: facts.number))

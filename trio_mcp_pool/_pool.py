@@ -96,18 +96,18 @@ class Pool(Handle):
         return f"<Pool {state}: {stats.size} sessions, {stats.tasks_waiting_acquire} waiting>"
 
     def _lane(self, server: str, scope: Hashable) -> Lane:
-        return self._core.lane(server, scope)
+        return self._core.scopes.lane(server, scope)
 
     def _leasing(self, server: str, scope: Hashable) -> AbstractAsyncContextManager[Session]:
         return Leasing(lambda: self._lane(server, scope), self._core.token)
 
     def _names(self) -> list[str]:
-        return list(self._core.entries)
+        return list(self._core.servers.entries)
 
     @property
     def servers(self) -> Mapping[str, Server]:
         """What is configured now, by name. Read-only; `add_server`, `remove_server` and `reconfigure` change it."""
-        return self._core.servers
+        return self._core.servers.configured
 
     def session(self, server: str, *, scope: Hashable = None) -> AbstractAsyncContextManager[Session]:
         """Lease a session for the length of an `async with` block. The usual way.
@@ -128,7 +128,7 @@ class Pool(Handle):
         `TooManyWaitersError` beyond `max_waiting`; `PoolClosedError`; `ValueError` if the scope belongs to an `open_scope`
         block; `RuntimeError` if this task would wait for itself.
         """
-        return Session(await self._core.lane(server, scope).acquire(), self._core.token)
+        return Session(await self._core.scopes.lane(server, scope).acquire(), self._core.token)
 
     @enable_ki_protection
     def acquire_nowait(self, server: str, *, scope: Hashable = None) -> Session:
@@ -136,7 +136,7 @@ class Pool(Handle):
 
         Raises `trio.WouldBlock` where `acquire` would wait or dial, and otherwise what `acquire` raises.
         """
-        lease = self._core.lane(server, scope).try_acquire()
+        lease = self._core.scopes.lane(server, scope).try_acquire()
         if lease is None:
             raise trio.WouldBlock
         return Session(lease, self._core.token)
@@ -160,13 +160,13 @@ class Pool(Handle):
 
         Raises `ValueError` if the key is open or in use already, `PoolClosedError` if the pool is closed.
         """
-        scope = self._core.enter_scope(key, servers, callbacks)
+        scope = self._core.scopes.enter(key, servers, callbacks)
         clean = False
         try:
             yield ScopedPool(self._core, scope)
             clean = True
         finally:
-            await self._core.leave_scope(scope, trio.lowlevel.current_task(), clean)  # noqa: ASYNC102 (bounded)
+            await self._core.scopes.leave(scope, trio.lowlevel.current_task(), clean)  # noqa: ASYNC102 (bounded)
 
     async def close_scope(self, key: Hashable) -> None:
         """End the sessions of a shared `scope=` key, of all servers, and wait until they are gone. Checkpoints.
@@ -177,7 +177,7 @@ class Pool(Handle):
         Raises `ValueError` for the key of an `open_scope` block, which closes it itself; `PoolClosedError`; `RuntimeError` if
         this task would wait for its own lease.
         """
-        await self._core.ends.wait_gone(self._core.close_scope_key(key))
+        await self._core.ends.wait_gone(self._core.scopes.close_key(key))
 
     async def drain(self, server: str) -> None:
         """Replace every connection of a server, in all scopes, and wait until the old ones are gone. Checkpoints.
@@ -188,14 +188,14 @@ class Pool(Handle):
 
         Raises `UnknownServerError`, `PoolClosedError`, and `RuntimeError` if this task would wait for its own lease.
         """
-        await self._core.ends.wait_gone(self._core.drain(server))
+        await self._core.ends.wait_gone(self._core.servers.drain(server))
 
     def add_server(self, name: str, server: Server) -> None:
         """One more server. Synchronous. Raises `ValueError` if the name is taken, `PoolClosedError`.
 
         Where a server of that name was removed a moment ago, its last connections still count towards `max_sessions`.
         """
-        self._core.add(name, server)
+        self._core.servers.add(name, server)
 
     async def remove_server(self, name: str) -> None:
         """Take a server out: no new leases at once, running ones have `drain_timeout`. Waits until all is gone.
@@ -203,7 +203,7 @@ class Pool(Handle):
         Waiting callers get `UnknownServerError`. Checkpoints. Raises `UnknownServerError`, `PoolClosedError`, and
         `RuntimeError` if this task would wait for its own lease.
         """
-        await self._core.ends.wait_gone(self._core.remove(name))
+        await self._core.ends.wait_gone(self._core.servers.remove(name))
 
     async def reconfigure(self, servers: Mapping[str, Server]) -> None:
         """Bring the pool in line with a new mapping of servers, touching only what differs. Checkpoints.
@@ -215,7 +215,7 @@ class Pool(Handle):
         Raises `TypeError` or `ValueError` for a wrong mapping, of which nothing is applied; `PoolClosedError`;
         `RuntimeError` if this task would wait for its own lease.
         """
-        await self._core.ends.wait_gone(self._core.reconfigure(servers))
+        await self._core.ends.wait_gone(self._core.servers.reconfigure(servers))
 
     @property
     def catalog(self) -> Catalog:
@@ -268,7 +268,7 @@ class ScopedPool(Handle):
     def servers(self) -> Mapping[str, Server]:
         """What is configured now, the scope's own servers included. Read-only."""
         own = {name: entry.server for name, entry in self._scope.own.items()}
-        return MappingProxyType({**self._core.servers, **own})
+        return MappingProxyType({**self._core.servers.configured, **own})
 
     def open_scope(self, *_: object, **__: object) -> NoReturn:
         """There are no scopes in scopes. Raises `RuntimeError`."""
@@ -277,13 +277,13 @@ class ScopedPool(Handle):
     def _lane(self, server: str, scope: Hashable) -> Lane:
         if scope is not None:
             raise ValueError("a call inside a scope cannot name another scope; call through the pool for that")
-        return self._core.scoped_lane(server, self._scope)
+        return self._core.scopes.block_lane(server, self._scope)
 
     def _leasing(self, server: str, scope: Hashable) -> AbstractAsyncContextManager[Session]:
         return Leasing(lambda: self._lane(server, scope), self._core.token)
 
     def _names(self) -> list[str]:
-        return list(dict.fromkeys((*self._core.entries, *self._scope.own)))
+        return list(dict.fromkeys((*self._core.servers.entries, *self._scope.own)))
 
     @property
     def catalog(self) -> Catalog:
@@ -304,12 +304,12 @@ class ScopedPool(Handle):
     @enable_ki_protection
     async def acquire(self, server: str) -> Session:
         """Lease the scope's session of a server, as `Pool.acquire`. Raises `SessionLostError` once if it was lost."""
-        return Session(await self._core.scoped_lane(server, self._scope).acquire(), self._core.token)
+        return Session(await self._core.scopes.block_lane(server, self._scope).acquire(), self._core.token)
 
     @enable_ki_protection
     def acquire_nowait(self, server: str) -> Session:
         """Lease the scope's session of a server if it is free at this moment, as `Pool.acquire_nowait`."""
-        lease = self._core.scoped_lane(server, self._scope).try_acquire()
+        lease = self._core.scopes.block_lane(server, self._scope).try_acquire()
         if lease is None:
             raise trio.WouldBlock
         return Session(lease, self._core.token)

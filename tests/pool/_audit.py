@@ -83,7 +83,7 @@ def faults_in(pool: Pool) -> list[str]:
             faults.append(f"pool: {field} is not the sum of the servers'")
     core = pool._core
     sums = dict.fromkeys(_GAUGES, 0)
-    for lane in core.all_lanes():
+    for lane in core.servers.all_lanes():
         gauges = lane.gauges()
         if gauges["size"] != sum(gauges[f"sessions_{phase}"] for phase in ("idle", "in_use", "connecting", "closing")):
             faults.append(f"{lane!r}: size is not the sum of the states: {gauges}")
@@ -94,8 +94,8 @@ def faults_in(pool: Pool) -> list[str]:
     for name in _GAUGES:
         if sums[name] != getattr(stats, name):
             faults.append(f"pool: {name} is {getattr(stats, name)}, and the lanes have {sums[name]}")
-    if core.peaks.in_use != stats.sessions_in_use or core.peaks.waiting != stats.tasks_waiting_acquire:
-        faults.append(f"the pool's peaks stand at {core.peaks}")
+    if core.servers.peaks.in_use != stats.sessions_in_use or core.servers.peaks.waiting != stats.tasks_waiting_acquire:
+        faults.append(f"the pool's peaks stand at {core.servers.peaks}")
     return faults
 
 
@@ -123,7 +123,7 @@ class Auditor:
         """Leases that a change of policy found are kept; new ones are not given beyond `max_in_flight`."""
         before, self._leases = self._leases, {}
         faults = []
-        for lane in pool._core.all_lanes():
+        for lane in pool._core.servers.all_lanes():
             for connection in lane.connections:
                 leases = self._leases[connection] = len(connection.leases)
                 if leases > max(connection.policy.max_in_flight, before.get(connection, 0)):

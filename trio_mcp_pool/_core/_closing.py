@@ -17,8 +17,9 @@ import trio
 from .._connection._record import Connection
 from .._connection._states import State
 from .._errors import PoolError
-from .._events import CloseReason
+from .._events import CloseReason, PoolClosed
 from .._lanes._lane import Lane
+from .._wire.stdio._descendants import still_living
 
 logger = logging.getLogger("trio_mcp_pool")
 
@@ -29,16 +30,34 @@ _GRACE: Final = 0.5
 
 @final
 class Closing:
-    """The waits for connections to go."""
+    """The waits for connections to go, and what had to be done to their processes."""
 
     def __init__(self) -> None:
         self._moved = trio.Event()
+        self._killed: list[int] = []
+        self._left_behind: list[int] = []
 
     def connection_moved(self) -> None:
         """A connection begins to close, or is gone. Synchronous."""
         if self._moved.statistics().tasks_waiting:
             moved, self._moved = self._moved, trio.Event()
             moved.set()
+
+    def gone(self, connection: Connection) -> None:
+        """Nothing of a connection is left but, perhaps, processes that escaped."""
+        self._killed += connection.link.killed
+        self._left_behind += connection.link.left_behind
+
+    def report(self, since: float) -> PoolClosed:
+        """The pool's last event. Also logs a warning for the processes that were killed, and for those that still run."""
+        if self._killed:
+            logger.warning("processes that did not end in time were killed: %s", self._killed)
+        # A process may have ended since it was reported.
+        escaped = still_living(self._left_behind)
+        if escaped:
+            logger.warning("processes that left their process group still run: %s", escaped)
+        now = trio.current_time()
+        return PoolClosed(at=now, seconds=now - min(since, now), killed=tuple(self._killed), left_behind=tuple(escaped))
 
     async def wait_gone(self, connections: Iterable[Connection]) -> None:
         """Wait until nothing of these connections is left. Checkpoints."""
