@@ -90,6 +90,12 @@ class LaneState(Listener, Matchable, LeaseHolder):
         """Whether a waiter may still be served by what the lane has."""
         return self.ready > 0 or self.dialing > 0
 
+    def will_be_served_by_dials(self) -> bool:
+        """Whether a caller who has just queued changes nothing: others wait already, no session is ready, and in the sessions
+        that are being dialled there is a place for everybody. So a crowd of first callers costs one step of matching."""
+        waiting = len(self.matcher.waiters)
+        return 1 < waiting <= self.dialing * self.policy.max_in_flight and not self.ready and self.notice is None
+
     def room(self) -> int:
         """How many more connections may exist now (R9)."""
         allowed = self.policy.max_sessions + self.replacement.room(self.policy)

@@ -97,7 +97,8 @@ def enqueue(lane: LaneState, waiter: Waiter) -> None:
     lane.register()
     position = lane.host.event_position()
     lane.matcher.add_waiter(waiter)
-    lane.match()
+    if not lane.will_be_served_by_dials():
+        lane.match()
     most = lane.policy.max_waiting
     beyond = len(lane.matcher.waiters) - lane.dialing * lane.policy.max_in_flight
     if most is not None and waiter.result is None and beyond > most:

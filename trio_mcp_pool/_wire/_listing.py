@@ -32,26 +32,32 @@ PAUSE: Final = 60.0
 _checking: ContextVar[bool] = ContextVar("trio_mcp_pool_checking", default=False)
 
 
-def share_listings(session: ClientSession, link: Link) -> None:
+def share_listings(session: ClientSession, link: Link) -> Listings:
     """From now on this session's own listings are shared and bounded. Idempotent."""
-    if isinstance(getattr(session.list_tools, "__self__", None), _Listings):
-        return
-    listings = _Listings(session, link)
+    known = getattr(session.list_tools, "__self__", None)
+    if isinstance(known, Listings):
+        return known
+    listings = Listings(session, link)
     session.list_tools = listings.list_tools  # type: ignore[method-assign]
     session.validate_tool_result = listings.validate_tool_result  # type: ignore[method-assign]
+    return listings
 
 
 @final
 class _Listing:
     """One that is under way, of the first page."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, bounded: bool) -> None:
         self.ended = trio.Event()
         self.succeeded = False
+        self.bounded = bounded
+        """Whether it ends after `TIMEOUT` at the latest."""
 
 
 @final
-class _Listings:
+class Listings:
+    """The listings of tools of one session."""
+
     def __init__(self, session: ClientSession, link: Link) -> None:
         self._list_tools = session.list_tools
         self._validate_tool_result = session.validate_tool_result
@@ -70,15 +76,17 @@ class _Listings:
     async def list_tools(self, *, params: types.PaginatedRequestParams | None = None) -> types.ListToolsResult:
         """As `ClientSession.list_tools`."""
         if _checking.get():
-            await self._list_for_check()
+            await self.list_for_check()
             # The SDK looks at what the session has noted of the tools, not at this.
             return types.ListToolsResult(tools=[])
         if (params is None or params.cursor is None) and self._running is None:
-            return await self._list_shared(params)
+            return await self._list_shared(params, bounded=False)
         return await self._list_tools(params=params)
 
-    async def _list_shared(self, params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
-        listing = self._running = _Listing()
+    async def _list_shared(
+        self, params: types.PaginatedRequestParams | None, *, bounded: bool
+    ) -> types.ListToolsResult:
+        listing = self._running = _Listing(bounded=bounded)
         try:
             result = await self._list_tools(params=params)
             listing.succeeded = True
@@ -88,7 +96,14 @@ class _Listings:
             self._running = None
             listing.ended.set()
 
-    async def _list_for_check(self) -> None:
+    async def list_for_check(self) -> None:
+        """Have the tools listed, by this caller or by another one that wants the same. Bounded; raises no `Exception`."""
+        listing = self._running
+        if listing is not None and listing.bounded:
+            # The many first callers of a new session need no deadline each.
+            await listing.ended.wait()
+            if listing.succeeded:
+                return
         with trio.move_on_after(TIMEOUT) as scope:
             while (listing := self._running) is not None:
                 await listing.ended.wait()
@@ -96,7 +111,7 @@ class _Listings:
                     return
             if trio.current_time() >= self._not_before:
                 try:
-                    await self._list_shared(None)
+                    await self._list_shared(None, bounded=True)
                 except Exception as exc:
                     self._failed(f"failed ({type(exc).__name__})")
         if scope.cancelled_caught:

@@ -29,14 +29,13 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from ._link import Link
-from ._listing import share_listings
+from ._listing import Listings, share_listings
 from ._seam import SessionInside, later_fields, tool_calls_stand
 
 if TYPE_CHECKING:
     from ._seam import CallOptions, Dispatcher, OnNotify, OnNotifyIntercept, OnRequest, ProgressFnT
 
 _METHOD: Final = "tools/call"
-_UNLISTED: Final[dict[str, Any]] = {}
 _PLAIN: Final = frozenset({"text", "image", "audio", "resource", "resource_link"})
 
 
@@ -61,17 +60,17 @@ def tool_caller(client: mcp.Client, dispatcher: HandDispatcher, link: Link) -> C
 
     In any case the session's own listing of tools is bounded from now on (`_listing.py`).
     """
-    share_listings(client.session, link)
+    listings = share_listings(client.session, link)
     if not dispatcher.running or not tool_calls_stand(client.session):
         return None
-    return ToolCaller(client, dispatcher)
+    return ToolCaller(client, dispatcher, listings)
 
 
 @final
 class ToolCaller:
     """Calls tools through one session."""
 
-    def __init__(self, client: mcp.Client, dispatcher: HandDispatcher) -> None:
+    def __init__(self, client: mcp.Client, dispatcher: HandDispatcher, listings: Listings) -> None:
         self.fast = 0
         """How many answers came past the SDK's session."""
         self.slow = 0
@@ -79,6 +78,7 @@ class ToolCaller:
         self._timeout = client.read_timeout_seconds
         self._session = client.session
         self._inside = SessionInside(client.session)
+        self._listings = listings
         self._send = dispatcher.inner.send_raw_request
         self._call_tool = client.call_tool
 
@@ -126,9 +126,12 @@ class ToolCaller:
             result = self._read(raw)
             if result is not None:
                 self.fast += 1
-                # A tool that was listed without an output schema needs no check. One that was not listed is listed by it.
-                if not result.is_error and inside.output_schemas.get(name, _UNLISTED) is not None:
-                    await self._session.validate_tool_result(name, result)
+                if not result.is_error:
+                    if name not in inside.output_schemas:
+                        await self._listings.list_for_check()
+                    # A tool without an output schema needs no check, nor does one that the server does not list.
+                    if inside.output_schemas.get(name) is not None:
+                        await self._session.validate_tool_result(name, result)
                 return result
             hand = Hand(raw)
         self.slow += 1
