@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+import math
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,10 +21,11 @@ from hypothesis import strategies as st
 from mcp_types import HEADER_MISMATCH
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, KNOWN_PROTOCOL_VERSIONS
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from trio_mcp_pool._wire import _seam, _tool_call
 from trio_mcp_pool._wire._link import Link
-from trio_mcp_pool._wire._tool_call import HandDispatcher, ToolCaller, tool_caller
+from trio_mcp_pool._wire._tool_call import HandDispatcher, ToolCaller, request_data, tool_caller
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 MODERN = KNOWN_PROTOCOL_VERSIONS[-1]
@@ -272,6 +276,55 @@ async def test_a_progress_callback_goes_with_the_request(version: str) -> None:
         await caller("plain", None, 2.0, on_progress)
         assert {name for name, _ in scripted.sent[-1][2]} == {"on_progress", "timeout", "headers"}
         assert (caller.fast, caller.slow) == (2, 0)
+
+
+class Word(str):
+    """A kind of text."""
+
+
+@dataclasses.dataclass
+class Point:
+    """Something that is no JSON value and can be made one."""
+
+    x: int
+
+
+anything = st.one_of(
+    json_values,
+    st.sampled_from([1.5, math.nan, -math.inf]),
+    st.dates(),
+    st.sets(st.integers(0, 3), max_size=2),
+    st.sampled_from([Word("w"), Point(1), b"bytes", object, 10**400, types.TextContent(text="t")]),
+)
+
+
+@settings(deadline=None)
+@given(
+    name=st.one_of(st.text(max_size=3), st.sampled_from([Word("n"), b"n", 1])),
+    arguments=st.none() | st.dictionaries(st.text(max_size=3) | st.sampled_from([Word("k"), 1]), anything, max_size=3),
+)
+def test_a_request_is_what_the_sdk_makes_of_the_same_arguments(name: Any, arguments: Any) -> None:
+    def made(make: Callable[[], dict[str, Any]]) -> Any:
+        try:
+            return json.dumps(make())
+        except (ValidationError, PydanticSerializationError) as exc:
+            return type(exc), str(exc)
+
+    def by_the_sdk() -> dict[str, Any]:
+        request = types.CallToolRequest(params=types.CallToolRequestParams(name=name, arguments=arguments))
+        return request.model_dump(by_alias=True, mode="json", exclude_none=True)
+
+    assert made(lambda: request_data(name, arguments)) == made(by_the_sdk)
+
+
+@pytest.mark.parametrize("value", ["before", ["before"]])
+def test_a_request_holds_arguments_of_its_own(value: Any) -> None:
+    arguments = {"text": value}
+    made = request_data("plain", arguments)
+    arguments["text"] = "after"
+    if isinstance(value, list):
+        value.append("after")
+    assert made["params"]["arguments"] in ({"text": "before"}, {"text": ["before"]})
 
 
 async def test_arguments_that_are_none_are_refused_as_the_sdk_refuses_them() -> None:

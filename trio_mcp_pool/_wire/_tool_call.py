@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 _METHOD: Final = "tools/call"
 _PLAIN: Final = frozenset({"text", "image", "audio", "resource", "resource_link"})
 
+_AS_THEY_ARE: Final = frozenset({str, int, bool, type(None)})
+"""Types of argument values that need no look: a `float` may be no number, and containers hold anything."""
+
 
 class CallTool(Protocol):
     """The signature of `mcp.Client.call_tool`."""
@@ -105,8 +108,7 @@ class ToolCaller:
                 request_state=request_state,
                 meta=meta,
             )
-        request = types.CallToolRequest(params=types.CallToolRequestParams(name=name, arguments=arguments))
-        data = request.model_dump(by_alias=True, mode="json", exclude_none=True)
+        data = request_data(name, arguments)
         options: CallOptions = {}
         inside = self._inside
         inside.stamp(data, options)
@@ -152,6 +154,18 @@ class ToolCaller:
             return types.CallToolResult.model_validate(raw, by_name=False)
         except ValidationError:
             return None
+
+
+def request_data(name: str, arguments: dict[str, Any] | None) -> dict[str, Any]:
+    """The request for a call, as the SDK makes it. Raises what the SDK raises for arguments that cannot be sent."""
+    if type(name) is str and type(arguments) is dict:
+        for key, value in arguments.items():
+            if type(key) is not str or type(value) not in _AS_THEY_ARE:
+                break
+        else:
+            return {"method": _METHOD, "params": {"name": name, "arguments": arguments.copy()}}
+    request = types.CallToolRequest(params=types.CallToolRequestParams(name=name, arguments=arguments))
+    return request.model_dump(by_alias=True, mode="json", exclude_none=True)
 
 
 def is_plain(raw: Mapping[str, Any], version: str) -> bool:
