@@ -193,8 +193,8 @@ def processes_with(text: str) -> list[int]:
 
 
 def assert_none_left(text: str) -> None:
-    """No process with this text in its command line is left, or it ends within two seconds."""
+    """No process with this text in its command line is left, or it ends soon."""
     began = time.monotonic()
     while left := processes_with(text):
-        assert time.monotonic() - began < 2, f"left: {left}"
+        assert time.monotonic() - began < PATIENCE, f"left: {left}"
         time.sleep(0.02)

@@ -114,7 +114,7 @@ def test_a_file_of_fifty_megabytes_is_refused_without_reading_it_all(tmp_path: P
     began = time.monotonic()
     with pytest.raises(ConfigError, match="larger than 4194304 bytes"):
         load_servers(path)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     assert load_servers(path, max_size=60_000_000) == {}
 
 

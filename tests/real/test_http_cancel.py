@@ -26,9 +26,9 @@ async def test_a_cancel_notice_that_goes_wrong_disturbs_nobody(notice: raw.Plan,
             await server.hanging.wait()
             before = trio.current_time()
             nursery.cancel_scope.cancel()
-        assert trio.current_time() - before < 0.5
+        assert trio.current_time() - before < 4
         assert await connection.call("good") == "ok"
-        assert trio.current_time() - before < 1
+        assert trio.current_time() - before < 4
         while "slow" not in server.gone:
             await trio.sleep(0.01)
         assert server.seen.count("notifications/cancelled") == 1
@@ -66,7 +66,7 @@ async def test_of_a_hundred_cancelled_callers_not_one_leaves_its_request_open(sl
                 await trio.sleep(0.01)
             before = trio.current_time()
             nursery.cancel_scope.cancel()
-        assert trio.current_time() - before < 0.5
+        assert trio.current_time() - before < 4
         while server.gone.count("slow") < 100:
             await trio.sleep(0.01)
         assert trio.current_time() - before < 2

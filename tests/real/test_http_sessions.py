@@ -84,12 +84,12 @@ async def test_the_session_is_deleted_on_leaving() -> None:
         assert server.seen[-1] == "DELETE"
 
 
-@pytest.mark.parametrize(("close_timeout", "bound"), [(10, 2), (1, 0.5)])
+@pytest.mark.parametrize(("close_timeout", "bound"), [(10, 2), (3, 1.5)])
 async def test_R15_a_server_that_does_not_answer_the_delete_is_left_behind(close_timeout: float, bound: float) -> None:
     async with raw_server({"DELETE": raw.hang}) as server:
         async with dialled(server.url, close_timeout=close_timeout):
             before = trio.current_time()
-        assert bound - 0.1 < trio.current_time() - before < bound + 0.5
+        assert bound - 0.1 < trio.current_time() - before < close_timeout - 0.1
         while server.gone != ["DELETE"]:
             await trio.sleep(0.01)
 

