@@ -16,13 +16,12 @@ import logging
 from collections.abc import Awaitable, Callable, Generator, Hashable
 from contextvars import Context, copy_context
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar, final
 
 import mcp_types as types
 
 if TYPE_CHECKING:
     from mcp.client.session import ClientRequestContext
-    from mcp.shared.dispatcher import ProgressFnT
 
 T = TypeVar("T")
 logger = logging.getLogger("trio_mcp_pool")
@@ -46,6 +45,12 @@ class Caller:
     """The tool that was called; `None` where the call is not known, or is none of a tool."""
     context: Context | None = None
     """The context variables of the call; `None` where the call is not known. The callback itself already runs in them."""
+
+
+class ProgressFnT(Protocol):
+    """What `mcp.Client` takes as `progress_callback`. The SDK's own name for it is not public."""
+
+    async def __call__(self, progress: float, total: float | None, message: str | None) -> None: ...
 
 
 Elicit: TypeAlias = "Callable[[Caller, types.ElicitRequestParams], Awaitable[types.ElicitResult]]"

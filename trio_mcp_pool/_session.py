@@ -21,7 +21,7 @@ from mcp_types import CONNECTION_CLOSED
 from trio.lowlevel import enable_ki_protection
 
 from ._call import Verb, check_arguments, lost_error, run
-from ._callbacks import Elicit, Progress
+from ._callbacks import Elicit, Progress, ProgressFnT
 from ._errors import LeaseEndedError
 from ._lanes._lane import Lane
 from ._lanes._lease import Lease
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import mcp_types as types
     from mcp.client.caching import CacheMode
     from mcp.client.subscriptions import Subscription
-    from mcp.shared.dispatcher import ProgressFnT
 
 T = TypeVar("T")
 

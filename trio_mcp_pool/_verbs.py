@@ -21,7 +21,7 @@ from trio.lowlevel import enable_ki_protection
 from ._arguments import explain_timeout_of
 from ._blocks import block
 from ._call import check_arguments, run
-from ._callbacks import Elicit, Progress
+from ._callbacks import Elicit, Progress, ProgressFnT
 from ._core._core import Core
 from ._errors import OutcomeUnknownError, PoolError, SessionLostError
 from ._events import CallResent
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     import mcp_types as types
     from mcp.client.caching import CacheMode
     from mcp.client.subscriptions import Subscription
-    from mcp.shared.dispatcher import ProgressFnT
 
 Resending: TypeAlias = Literal["always", "never"] | tuple[str]
 """Whether a verb may be sent again although it was written: by protocol, never, or if the tool of that name may."""

@@ -11,13 +11,10 @@ from collections.abc import Mapping
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
-from .._callbacks import Callbacks, Caller, Elicit, Progress, client_callbacks, progress_in_context
+from .._callbacks import Callbacks, Caller, Elicit, Progress, ProgressFnT, client_callbacks, progress_in_context
 from .._wire._link import Call, Link
-
-if TYPE_CHECKING:
-    from mcp.shared.dispatcher import ProgressFnT
 
 
 def callback_options(link: Link, options: Mapping[str, Any], callbacks: Callbacks | None) -> dict[str, Any]:
