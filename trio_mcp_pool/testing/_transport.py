@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from types import TracebackType
-from typing import Any, Self, final
+from typing import Any, final
 
 import anyio
 import mcp_types as types
@@ -22,12 +22,13 @@ from mcp.shared.message import SessionMessage
 
 from .._groups import sole_error
 from .._wire._link import Call, Link
+from .._wire._streams import ReadStream, Stream
 from ._gates import GateTable
 from ._peer import Offer, Peer
 
 
 @final
-class _Reader:
+class _Reader(ReadStream):
     """What the client reads."""
 
     def __init__(self, peer: Peer, link: Link) -> None:
@@ -45,30 +46,13 @@ class _Reader:
         self._link.heard()
         return SessionMessage(types.jsonrpc_message_adapter.validate_python(message, by_name=False))
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> SessionMessage | Exception:
-        try:
-            return await self.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
-
     async def aclose(self) -> None:
         self._peer.from_server.close()
         await trio.lowlevel.checkpoint()
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
-    ) -> None:
-        self._peer.from_server.close()
-
 
 @final
-class _Writer:
+class _Writer(Stream):
     """What the client writes to."""
 
     def __init__(self, peer: Peer, link: Link) -> None:
@@ -133,14 +117,6 @@ class _Writer:
     async def aclose(self) -> None:
         self._closed = True
         await trio.lowlevel.checkpoint()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
-    ) -> None:
-        self._closed = True
 
 
 def _written(call: Call | None) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from contextvars import Context, copy_context
 from types import TracebackType
-from typing import Any, Final, Self, final
+from typing import Any, Final, final
 
 import mcp
 import trio
@@ -19,6 +19,7 @@ from mcp.shared.message import ClientMessageMetadata, SessionMessage
 from mcp_types import CONNECTION_CLOSED, JSONRPCNotification, JSONRPCRequest, RequestId, jsonrpc_message_adapter
 
 from ..._errors import PoolError
+from .._streams import ReadStream, Stream
 from ..jsonrpc._messages import coerce_request_id
 from ._dispatcher import HttpDispatcher
 
@@ -110,19 +111,8 @@ class RelayTransport:
         return await self._manager.__aexit__(kind, exc, traceback)
 
 
-class _Stream:
-    async def aclose(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> bool | None:
-        return None
-
-
 @final
-class _Reading(_Stream):
+class _Reading(ReadStream):
     def __init__(self, receive: trio.MemoryReceiveChannel[tuple[Context, SessionMessage]]) -> None:
         self._receive = receive
         self.last_context: Context | None = None
@@ -131,18 +121,9 @@ class _Reading(_Stream):
         self.last_context, message = await self._receive.receive()
         return message
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> SessionMessage | Exception:
-        try:
-            return await self.receive()
-        except trio.EndOfChannel:
-            raise StopAsyncIteration from None
-
 
 @final
-class _Writing(_Stream):
+class _Writing(Stream):
     def __init__(self, transport: RelayTransport, nursery: trio.Nursery) -> None:
         self._transport = transport
         self._nursery = nursery

@@ -14,100 +14,32 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
-from typing import Any, Final, Literal, Self, cast, final
+from typing import Any, Final, Literal, cast, final
 
-import anyio
 import httpx2
 import mcp
 import trio
 from mcp.client import sse, streamable_http
 from mcp.shared.message import SessionMessage
-from mcp_types import JSONRPCNotification, JSONRPCRequest
 
 from ..._groups import leaves, sole_error
-from .._link import Link
+from .._link import Call, Link
+from .._streams import WatchedReading, WatchedWriting
 from ._credentials import Resolve
 
-_NOTICE: Final = 0.25
-"""How long a cancelled notice may wait to be taken, in seconds. The SDK would hold the cancelled caller for five."""
 _GOODBYE: Final = 2.0
 _CONNECT: Final = 30.0
 
 
 @final
-class _Reading:
-    """The SDK's read stream; says when bytes came and when they ended."""
+class _Writing(WatchedWriting):
+    notice_seconds = 0.25
 
-    def __init__(self, link: Link, inner: Any) -> None:
-        self._link = link
-        self._inner = inner
-
-    @property
-    def last_context(self) -> Any:
-        return getattr(self._inner, "last_context", None)
-
-    async def receive(self) -> SessionMessage | Exception:
-        try:
-            item: SessionMessage | Exception = await self._inner.receive()
-        except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError) as exc:
-            if not self._link.leaving:
-                self._link.lost(None if isinstance(exc, anyio.EndOfStream) else exc)
-            raise
-        self._link.heard()
-        return item
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> SessionMessage | Exception:
-        try:
-            return await self.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> bool | None:
-        await self.aclose()
-        return None
-
-
-@final
-class _Writing:
-    """The SDK's write stream; marks calls as written and sends nothing into a session that is over."""
-
-    def __init__(self, link: Link, inner: Any) -> None:
-        self._link = link
-        self._inner = inner
-
-    async def send(self, item: SessionMessage, /) -> None:
-        if self._link.is_lost or self._link.leaving:
-            await anyio.lowlevel.checkpoint()
-            raise anyio.ClosedResourceError
-        message = item.message
-        if isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
-            with trio.move_on_after(_NOTICE):
-                await self._inner.send(item)
-            return
-        call = self._link.current_call() if isinstance(message, JSONRPCRequest) else None
+    async def _send(self, item: SessionMessage, call: Call | None) -> None:
         if call is not None:
             # Whoever takes it sends it in the background, and says nothing of how far it came.
             call.written = True
         await self._inner.send(item)
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> bool | None:
-        await self.aclose()
-        return None
 
 
 @final
@@ -119,9 +51,9 @@ class _Watched:
         self._inner = inner
         self._http = http
 
-    async def __aenter__(self) -> tuple[_Reading, _Writing]:
+    async def __aenter__(self) -> tuple[WatchedReading, WatchedWriting]:
         reading, writing = await self._inner.__aenter__()
-        return _Reading(self._link, reading), _Writing(self._link, writing)
+        return WatchedReading(self._link, reading), _Writing(self._link, writing)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None

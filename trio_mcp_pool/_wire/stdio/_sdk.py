@@ -11,20 +11,20 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from types import TracebackType
-from typing import Any, Final, Self, cast, final
+from typing import Any, Final, cast, final
 
 import anyio
 import mcp
 import trio
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.shared.message import SessionMessage
-from mcp_types import JSONRPCNotification, JSONRPCRequest
 
 from ..._groups import sole_error
-from .._link import Link
+from .._link import Call, Link
+from .._streams import WatchedReading, WatchedWriting
 from ._descendants import (
     MARKER,
     group_members,
@@ -36,8 +36,6 @@ from ._descendants import (
 )
 from ._stderr import Stderr, StderrMode
 
-_NOTICE: Final = 0.05
-"""How long a cancelled notice may wait to be taken, in seconds. The SDK would hold the cancelled caller for five."""
 _LOOKS: Final = 20
 _BETWEEN_LOOKS: Final = 0.005
 _SWEEP: Final = 1.0
@@ -45,68 +43,10 @@ _SWEEP: Final = 1.0
 
 
 @final
-class _Reading:
-    """The SDK's read stream; says when bytes came and when they ended."""
+class _Writing(WatchedWriting):
+    notice_seconds = 0.05
 
-    def __init__(self, link: Link, inner: Any, see_it_exit: Callable[[], Awaitable[None]]) -> None:
-        self._link = link
-        self._inner = inner
-        self._see_it_exit = see_it_exit
-
-    @property
-    def last_context(self) -> Any:
-        return getattr(self._inner, "last_context", None)
-
-    async def receive(self) -> SessionMessage | Exception:
-        try:
-            item: SessionMessage | Exception = await self._inner.receive()
-        except (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError) as exc:
-            if not self._link.leaving:
-                # So that every error of the calls that are cut can tell how the process ended.
-                await self._see_it_exit()
-            self._link.lost(None if isinstance(exc, anyio.EndOfStream) else exc)
-            raise
-        self._link.heard()
-        return item
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> SessionMessage | Exception:
-        try:
-            return await self.receive()
-        except anyio.EndOfStream:
-            raise StopAsyncIteration from None
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> bool | None:
-        await self.aclose()
-        return None
-
-
-@final
-class _Writing:
-    """The SDK's write stream; marks calls as written and sends nothing into a session that is over."""
-
-    def __init__(self, link: Link, inner: Any) -> None:
-        self._link = link
-        self._inner = inner
-
-    async def send(self, item: SessionMessage, /) -> None:
-        if self._link.is_lost or self._link.leaving:
-            await anyio.lowlevel.checkpoint()
-            raise anyio.ClosedResourceError
-        message = item.message
-        if isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
-            with trio.move_on_after(_NOTICE):
-                await self._inner.send(item)
-            return
-        call = self._link.current_call() if isinstance(message, JSONRPCRequest) else None
+    async def _send(self, item: SessionMessage, call: Call | None) -> None:
         # The SDK takes a message when the one before it is in the pipe. It would wait for ever for a child that reads nothing.
         with trio.move_on_after(self._link.write_timeout):
             try:
@@ -121,16 +61,6 @@ class _Writing:
             return
         self._link.lost(TimeoutError(f"no message was accepted for {self._link.write_timeout:g} s"))
         raise anyio.ClosedResourceError
-
-    async def aclose(self) -> None:
-        await self._inner.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> bool | None:
-        await self.aclose()
-        return None
 
 
 @final
@@ -154,7 +84,7 @@ class _Watched:
         self._nursery = nursery
         self._hurry = trio.CancelScope(shield=True)
 
-    async def __aenter__(self) -> tuple[_Reading, _Writing]:
+    async def __aenter__(self) -> tuple[WatchedReading, WatchedWriting]:
         reading, writing = await self._inner.__aenter__()
         try:
             await self._find_child()
@@ -163,7 +93,8 @@ class _Watched:
             await self._inner.__aexit__(*sys.exc_info())
             raise
         self._link.phase = "handshake"
-        return _Reading(self._link, reading, self._see_it_exit), _Writing(self._link, writing)
+        # So that every error of the calls that are cut can tell how the process ended.
+        return WatchedReading(self._link, reading, self._see_it_exit), _Writing(self._link, writing)
 
     async def _find_child(self) -> None:
         """The SDK does not tell whom it has started. A process shows its environment a moment after its start."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Final, Self, final
+from typing import Final, final
 
 import trio
 from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCRequest, jsonrpc_message_adapter
 
 from .._link import Link
+from .._streams import ReadStream, Stream
 from ._channel import Channel, Out
 from ._lines import Line, Overlong
 from ._pipe import BytePipe
@@ -87,19 +88,8 @@ class ChannelTransport:
         self._send.close()
 
 
-class _Stream:
-    async def aclose(self) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> bool | None:
-        return None
-
-
 @final
-class _Reading(_Stream):
+class _Reading(ReadStream):
     def __init__(
         self, receive: trio.MemoryReceiveChannel[SessionMessage | Exception], taken: Callable[[], None]
     ) -> None:
@@ -111,18 +101,9 @@ class _Reading(_Stream):
         self._taken()
         return item
 
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> SessionMessage | Exception:
-        try:
-            return await self.receive()
-        except trio.EndOfChannel:
-            raise StopAsyncIteration from None
-
 
 @final
-class _Writing(_Stream):
+class _Writing(Stream):
     def __init__(self, link: Link, channel: Channel) -> None:
         self._link = link
         self._channel = channel
