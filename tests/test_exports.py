@@ -46,7 +46,12 @@ HOUSE: list[set[str]] = [
     {"_arguments", "_blocks", "_results"},
 ]
 # Inside of `_wire`: the transports, then what they share.
-WIRE: list[set[str]] = [{"http", "stdio"}, {"jsonrpc", "_probe", "_tool_call"}, {"_listing", "_seam", "_streams"}, {"_link"}]
+WIRE: list[set[str]] = [
+    {"http", "stdio"},
+    {"jsonrpc", "_probe", "_tool_call"},
+    {"_causes", "_listing", "_seam", "_streams"},
+    {"_link"},
+]
 ABOVE_THE_POOL = {name for floor in HOUSE[:4] for name in floor}
 # Beside the house: it may use what a kind of server is made of, and nobody in the house uses it.
 BESIDE = "testing"

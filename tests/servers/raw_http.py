@@ -43,6 +43,8 @@ class Exchange:
         """What the plans know this request by."""
         if self.method != "POST":
             return self.method
+        if self.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+            return self.target.rpartition("/")[2]
         if self.message.get("method") == "tools/call":
             return str(self.message["params"]["name"])
         return str(self.message.get("method", "response"))

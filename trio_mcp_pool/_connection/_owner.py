@@ -26,9 +26,9 @@ from pydantic import ValidationError
 
 from .._errors import AuthenticationError, ConnectError
 from .._groups import interrupt_in, sole_error, text_of
+from .._wire._causes import shown_cause
 from .._wire._listing import share_listings
 from .._wire._probe import probe
-from ._causes import shown_cause
 from ._record import Connection
 from ._states import State
 

@@ -18,8 +18,8 @@ from .._errors import ConnectError, OutcomeUnknownError, PoolClosedError, PoolEr
 from .._events import CloseReason
 from .._policy import PoolPolicy
 from .._servers import Server
+from .._wire._causes import shown_cause
 from .._wire._link import Call, Link
-from ._causes import shown_cause
 from ._states import TRANSITIONS, State
 
 if TYPE_CHECKING:

@@ -23,9 +23,9 @@ from typing import final
 
 import trio
 
-from .._connection._causes import kind_of
 from .._errors import AuthenticationError, ConnectError, ServerUnavailableError
 from .._policy import Backoff
+from .._wire._causes import kind_of
 
 
 def is_permanent(error: ConnectError, cause: BaseException | None) -> bool:

@@ -15,8 +15,9 @@ import mcp
 from .._arguments import explain_timeout
 from .._policy import PoolPolicy
 from .._wire._link import Link
+from .._wire.http._secrets import header_secrets, url_secrets
 from ._base import MAX_MESSAGE, MAX_VALUES, ClientOptions, Configure, Server, check_limit
-from ._http_fields import check_headers, check_url, header_secrets, url_secrets
+from ._http_fields import check_headers, check_url
 from ._per_dial import DialReason, PerDial, frozen_map, resolve
 
 MAX_CONNECTIONS: Final = 1000

@@ -7,9 +7,9 @@ a token with the newline that came with it from a file. So each part is refused 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """A token, RFC 9110, section 5.6.2."""
@@ -53,20 +53,3 @@ def check_url(field: str, url: object, schemes: tuple[str, ...]) -> SplitResult:
         # The URL itself may hold credentials, so only its scheme is shown.
         raise ValueError(f"{field} must be an {wanted} URL with a host; its scheme is {parts.scheme!r}")
     return parts
-
-
-def header_secrets(headers: Mapping[str, str]) -> Iterator[str]:
-    """What is to be masked of headers."""
-    for value in headers.values():
-        yield value
-        yield value.partition(" ")[2]  # a server that refuses `Bearer TOKEN` quotes the token alone
-
-
-def url_secrets(url: str) -> Iterator[str]:
-    """What is to be masked of a URL: user name, password, query."""
-    parts = urlsplit(url)
-    for part in filter(None, (parts.username, parts.password, parts.query)):
-        yield part
-        yield unquote(part)
-    for _, value in parse_qsl(parts.query):
-        yield value

@@ -14,6 +14,7 @@ has no words for: that its last byte was accepted by the operating system, and w
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, final
@@ -25,6 +26,7 @@ from .._errors import Phase, PoolError
 if TYPE_CHECKING:
     import mcp_types as types
 
+_PASSING_KEPT = 64
 # Shorter values are words like "1" or "on": to mask them would blot out half of every line.
 _SHORTEST_SECRET = 4
 
@@ -170,6 +172,9 @@ class Link:
         self._on_undecided = on_undecided
         self._stderr = b""
         self._secrets: tuple[str, ...] = ()
+        """All that is masked, the longest first, so that no part of one is left where another was masked inside it."""
+        self._lasting: frozenset[str] = frozenset()
+        self._passing: deque[str] = deque(maxlen=_PASSING_KEPT)
 
     # What the wire reports.
 
@@ -206,9 +211,18 @@ class Link:
         """From now on mask these values wherever text of the server's own making is shown."""
         # Also by the line: a key of several lines would otherwise pass through the log, which is written by the line.
         parts = {part.strip() for value in values for part in (value, *value.splitlines())}
-        self._secrets = tuple(
-            sorted({*self._secrets, *(p for p in parts if len(p) >= _SHORTEST_SECRET)}, key=len, reverse=True)
-        )
+        self._lasting |= {part for part in parts if len(part) >= _SHORTEST_SECRET}
+        self._sort_secrets()
+
+    def keep_passing_secret(self, values: Iterable[str]) -> None:
+        """The same of values that others follow, such as tokens: only the last few are masked, or they would pile up."""
+        new = [value for value in values if len(value) >= _SHORTEST_SECRET and value not in self._secrets]
+        if new:
+            self._passing.extend(new)
+            self._sort_secrets()
+
+    def _sort_secrets(self) -> None:
+        self._secrets = tuple(sorted({*self._lasting, *self._passing}, key=len, reverse=True))
 
     @property
     def keeps_secrets(self) -> bool:

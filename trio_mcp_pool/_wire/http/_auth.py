@@ -22,6 +22,7 @@ from ._address import Address, parse_address
 from ._connection import RawHeaders
 from ._exchange import Exchange, Sending
 from ._failures import BodyTooLarge, HttpFailure
+from ._secrets import WatchedAuth
 
 _BODY: Final = 1024 * 1024
 """The longest body that an authentication is given."""
@@ -42,7 +43,7 @@ class AuthFlow:
 
     def __init__(
         self,
-        auth: httpx2.Auth,
+        auth: WatchedAuth,
         send: SendOnce,
         fetch: Callable[[httpx2.Request], Awaitable[Exchange]],
         *,
@@ -50,7 +51,7 @@ class AuthFlow:
     ) -> None:
         self._auth = auth
         self._max_message = max_message
-        self._is_oauth = isinstance(auth, OAuthClientProvider)
+        self._is_oauth = isinstance(auth.inner, OAuthClientProvider)
         self._send_once = send
         self._fetch_once = fetch
 

@@ -22,6 +22,7 @@ from ._decoding import ACCEPT_ENCODING
 from ._dialling import Dialler
 from ._exchange import Exchange, Sending, exchange
 from ._failures import BadResponse
+from ._secrets import WatchedAuth
 
 _REDIRECTS: Final = 5
 _REFUSALS: Final = 3
@@ -59,7 +60,11 @@ class HttpClient:
         self._basic = basic
         self._pools: dict[Origin, Connections] = {}
         self._nursery: trio.Nursery | None = None
-        self._flow = None if auth is None else AuthFlow(auth, self._send_once, self._fetch, max_message=max_message)
+        self._flow = (
+            None
+            if auth is None
+            else AuthFlow(WatchedAuth(auth, link), self._send_once, self._fetch, max_message=max_message)
+        )
         self._common: RawHeaders = []
         self._common_number = -1
         self._names: frozenset[bytes] = frozenset()

@@ -27,6 +27,7 @@ from mcp_types import (
 )
 
 from ..._errors import AuthenticationError, OutcomeUnknownError, PoolError, SessionLostError
+from .._causes import shown_cause
 from .._seam import TransportContext
 from ..jsonrpc._inbound import Inbound
 from ..jsonrpc._messages import connection_closed, encode
@@ -237,7 +238,7 @@ class HttpDispatcher(ABC):
             error = AuthenticationError(
                 f"server {server!r}: {exc}", server=server, outcome="unknown" if written_before else "not run"
             )
-            error.__cause__ = exc.__cause__
+            error.__cause__ = shown_cause(exc.__cause__, self.link)
             return error
         if self.outbound.closed:
             # The session is over, and whoever has ended it says how.

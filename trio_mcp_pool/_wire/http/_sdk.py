@@ -26,6 +26,7 @@ from ..._groups import leaves, sole_error
 from .._link import Call, Link
 from .._streams import WatchedReading, WatchedWriting
 from ._credentials import Resolve
+from ._secrets import WatchedAuth
 
 _GOODBYE: Final = 2.0
 _CONNECT: Final = 30.0
@@ -95,7 +96,7 @@ async def connect_sdk_http(
     ready = False
     http = httpx2.AsyncClient(
         headers=headers,
-        auth=auth,
+        auth=None if auth is None else WatchedAuth(auth, link),
         verify=ssl_context if ssl_context is not None else True,
         proxy=proxy,
         # How long a call may take is for its caller to say.

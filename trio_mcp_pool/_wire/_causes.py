@@ -10,7 +10,7 @@ from __future__ import annotations
 import traceback
 from typing import final
 
-from .._wire._link import Link
+from ._link import Link
 
 
 @final
