@@ -6,8 +6,8 @@ the channel's own writes the queue, many small messages with one system call. So
 partly written, and it is always completed before any other byte; a message that is still wholly queued can be withdrawn
 without a trace.
 
-Reading goes on all the time, so the end of the stream is noticed at once, idle or not; but never for longer than a
-hundredth of a second without a pause for others, and not while the receiver is full (R19). The channel dies once, by
+Reading goes on all the time, so the end of the stream is noticed at once, idle or not; but never for longer than two
+milliseconds without a pause for others, and not while the receiver is full (R19). The channel dies once, by
 whatever sign comes first: end of stream, a broken pipe, an ended process (`end`), or a pipe that accepts no byte for
 `write_timeout` while one waits to be written. Whatever had already arrived by then is read first, so that a last answer is
 not lost; then the receiver has a moment to learn how the process ended; then the link is told, and everybody is let go. Who
@@ -35,7 +35,7 @@ logger = logging.getLogger("trio_mcp_pool.wire")
 _PIECE = 65536
 # What is still read of a dead peer's pipe: what a pipe holds at most, and an end to a survivor that keeps writing.
 _LAST_BYTES = 1024 * 1024
-_SLICE: Final = 0.01
+_SLICE: Final = 0.002
 """Seconds of reading after which other tasks have a turn."""
 
 

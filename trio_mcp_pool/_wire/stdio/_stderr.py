@@ -30,7 +30,7 @@ StderrMode: TypeAlias = Literal["log", "inherit", "discard"]
 KEPT: Final = 64 * 1024
 """How many bytes of the end are kept."""
 _READS: Final = 16  # chunks; a full pipe
-_SLICE: Final = 0.01
+_SLICE: Final = 0.002
 _LAST_LINES: Final = 0.25
 _LONGEST_LINE: Final = 16 * 1024
 _SHOWN: Final = 2000
