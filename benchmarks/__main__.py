@@ -15,8 +15,9 @@ from .contests import CONTESTS as CALLS_AND_LEASES
 from .contests import Plan
 from .growth import growth
 from .measure import Row
+from .tool_sets import tool_sets
 
-CONTESTS = {**CALLS_AND_LEASES, "growth": growth}
+CONTESTS = {**CALLS_AND_LEASES, "tool sets": tool_sets, "growth": growth}
 
 
 async def run(names: Sequence[str], plan: Plan) -> list[Row]:

@@ -49,6 +49,7 @@ class Plan:
     lane_rounds: int = 9
     waiters: int = 10_000
     few_waiters: int = 10
+    tools: int = 10_000
 
     def quick(self) -> Plan:
         """Everything once and small: enough to see that it runs, not to learn anything."""
@@ -63,6 +64,7 @@ class Plan:
             lanes=30,
             lane_rounds=2,
             waiters=300,
+            tools=100,
         )
 
 

@@ -1,7 +1,8 @@
 """An MCP server on stdio that answers at once: the standard library only, one thread, no waiting.
 
-Speaks both eras: `initialize` and `server/discover`. Tools: `echo` (text), `big` (megabytes: a result line of that size)
-and `pid`. An argument is a number of seconds that the server takes to start, as real ones do.
+Speaks both eras: `initialize` and `server/discover`. Tools: `echo` (text), `big` (megabytes: a result line of that size),
+`nested` (an order of several items) and `pid`. An argument is a number of seconds that the server takes to start, as real
+ones do.
 
 What it costs is the same for every contender, so the less it costs the more a ratio says about the clients.
 """
@@ -14,6 +15,24 @@ import sys
 import time
 from typing import Any
 
+TEXT = {"type": "string", "minLength": 1}
+ITEM = {
+    "type": "object",
+    "properties": {"sku": TEXT, "count": {"type": "integer", "minimum": 1}, "price": {"type": "number"}},
+    "required": ["sku", "count"],
+}
+ORDER = {
+    "type": "object",
+    "properties": {
+        "customer": {
+            "type": "object",
+            "properties": {"name": TEXT, "tags": {"type": "array", "items": TEXT}},
+            "required": ["name"],
+        },
+        "items": {"type": "array", "items": ITEM, "maxItems": 100},
+    },
+    "required": ["customer", "items"],
+}
 TOOLS: list[dict[str, Any]] = [
     {"name": name, "inputSchema": {"type": "object", "properties": properties}}
     for name, properties in (
@@ -21,7 +40,7 @@ TOOLS: list[dict[str, Any]] = [
         ("big", {"megabytes": {"type": "integer"}}),
         ("pid", {}),
     )
-]
+] + [{"name": "nested", "inputSchema": {"type": "object", "properties": {"order": ORDER}, "required": ["order"]}}]
 SERVER_INFO = {"name": "echo", "version": "1"}
 CAPABILITIES: dict[str, Any] = {"tools": {}}
 # Required in the modern era, ignored in the other.
@@ -47,6 +66,8 @@ def call(params: dict[str, Any]) -> dict[str, Any]:
         return text(arguments["text"])
     if name == "big":
         return text("x" * (arguments["megabytes"] * 1_000_000))
+    if name == "nested":
+        return text(str(len(arguments["order"]["items"])))
     if name == "pid":
         return text(str(os.getpid()))
     return {"resultType": "complete", "content": [{"type": "text", "text": f"no tool {name}"}], "isError": True}

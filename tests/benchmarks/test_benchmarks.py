@@ -34,6 +34,11 @@ PROMISES = {
     "growth-waiters": 1.3,
     "asyncio": 2.0,
     "asyncio-concurrent": 1.0,
+    "toolset-call": 1.15,
+    "toolset-nested": 1.15,
+    "toolset-run": 1.35,
+    "format-first": 1.0,
+    "format-again": 1.0,
 }
 
 
