@@ -9,7 +9,7 @@ answers, errors included, passes through, and so does what the user's own callba
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, Final, TypeAlias, cast
 
@@ -24,6 +24,7 @@ from trio.lowlevel import disable_ki_protection
 
 from ._connection._record import Connection
 from ._errors import InvalidArgumentsError, InvalidResultError, PoolError, SessionLostError
+from ._events import CallerObserver
 from ._groups import interrupt_in, sole_error, text_of
 from ._lanes._lane import Lane
 from ._lanes._lease import Lease
@@ -68,11 +69,42 @@ def _told(lease: Lease) -> None:
         lease.holder.clear_notice(lease.connection)
 
 
+def run(lease: Lease, verb: Verb, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+    """One verb of the lease's client, in a scope that the connection cancels when it closes. Checkpoints."""
+    observer = lease.connection.caller_observer
+    if observer is None:
+        return _run(lease, None, verb, *args, **kwargs)
+    return _observed(observer, lease, verb, *args, **kwargs)
+
+
+@disable_ki_protection
+async def _observed(observer: CallerObserver, lease: Lease, verb: Verb, *args: Any, **kwargs: Any) -> Any:
+    """The same, and tell the observer how a request that was sent has ended. Answers from the SDK's cache are not told of."""
+    calls: list[Call] = []
+    result: object = None
+    error: BaseException | None = None
+    since = trio.current_time()
+    try:
+        result = await _run(lease, calls, verb, *args, **kwargs)
+    except BaseException as exc:
+        error = exc
+        raise
+    finally:
+        if calls and calls[0].written:
+            connection = lease.connection
+            name = verb if isinstance(verb, str) else verb.__name__
+            subject = args[0] if args else None
+            took = trio.current_time() - since
+            observer.called(connection.name, connection.opened, name, subject, took, result, error)
+        del error  # the traceback holds this frame, and the frame must not hold the error
+    return result
+
+
 # The pool's verbs hold control-C back until their lease is released; what a verb runs may be the user's own code, which it must
 # reach.
 @disable_ki_protection
-async def run(lease: Lease, verb: Verb, /, *args: Any, **kwargs: Any) -> Any:
-    """One verb of the lease's client, in a scope that the connection cancels when it closes. Checkpoints."""
+async def _run(lease: Lease, calls: list[Call] | None, verb: Verb, /, *args: Any, **kwargs: Any) -> Any:
+    """`calls`, if it is a list, receives the call."""
     if verb not in _NEVER_CACHED:
         await trio.lowlevel.checkpoint()
     connection = lease.connection
@@ -93,6 +125,8 @@ async def run(lease: Lease, verb: Verb, /, *args: Any, **kwargs: Any) -> Any:
             if "own" in kwargs:
                 own: OwnCallbacks = kwargs.pop("own")
                 args = (*args[:3], own.install(call, link, args[3]))
+        if calls is not None:
+            calls.append(call)
         token = current_call.set(call)
         connection.calls.add(call)
         try:

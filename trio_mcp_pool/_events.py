@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, final
+from typing import Literal, Protocol, TypeAlias, final, runtime_checkable
 
 from ._errors import ConnectError
 
@@ -25,6 +25,33 @@ class Observer(Protocol):
 
     def event(self, e: Event, /) -> None:
         """Called synchronously, after the step that caused `e`. May call the pool's synchronous methods."""
+
+
+@runtime_checkable
+class CallerObserver(Protocol):
+    """An observer that is also called in the tasks of callers, where their context variables are those of the call.
+
+    It costs every call a little, which events do not: so a pool whose observers are all of the other kind does none of it.
+    """
+
+    def waited(self, server: str, seconds: float, error: BaseException | None, /) -> None:
+        """A caller was queued for a session for so long, and got none if there is an `error`."""
+
+    def called(
+        self,
+        server: str,
+        session: SessionOpened | None,
+        verb: str,
+        subject: object,
+        seconds: float,
+        result: object,
+        error: BaseException | None,
+        /,
+    ) -> None:
+        """A request that was sent has ended.
+
+        `subject` is the first argument of the verb; `session` is `None` while `configure=` runs.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +99,14 @@ class SessionOpened(ConnectionEvent):
     """How long the dial took."""
     pid: int | None
     """The process id of a child."""
+    protocol_version: str | None = None
+    """The negotiated version of the protocol."""
+    transport: Literal["pipe", "tcp"] | None = None
+    """What carries it: the pipes of a child, or HTTP; `None` where the pool does not know."""
+    address: str | None = None
+    """The host of an HTTP server."""
+    port: int | None = None
+    """The port of an HTTP server."""
 
 
 @final

@@ -15,7 +15,7 @@ import mcp
 import trio
 
 from .._errors import ConnectError, OutcomeUnknownError, PoolClosedError, PoolError, SessionLostError
-from .._events import CloseReason
+from .._events import CallerObserver, CloseReason, SessionOpened
 from .._policy import PoolPolicy
 from .._servers import Server
 from .._wire._causes import shown_cause
@@ -95,6 +95,7 @@ class Connection:
     __slots__ = (
         "_ending",
         "annotations",
+        "caller_observer",
         "calls",
         "client",
         "closing_since",
@@ -115,6 +116,7 @@ class Connection:
         "listener",
         "name",
         "number",
+        "opened",
         "outdated",
         "overlaps",
         "owner",
@@ -165,6 +167,10 @@ class Connection:
             write_timeout=policy.write_timeout,
             probe_timeout=policy.probe_timeout,
         )
+        self.caller_observer: CallerObserver | None = None
+        """Told of every call, in its task. Set by the lane."""
+        self.opened: SessionOpened | None = None
+        """The event of its opening, where there are observers."""
         self.client: mcp.Client | None = None
         self.configuring: bool = False
         """Whether `configure=` runs: calls go through although the session is not ready."""

@@ -78,6 +78,7 @@ class Core:
         self.timers: Timers = Timers()
         self.observers: Observers = Observers(observers, self.spawn, self.fatal)
         self.observed: bool = bool(self.observers)
+        self.caller_observer: events.CallerObserver | None = self.observers.of_callers()
         self.attentive: bool = self.observed or max_sessions_total is not None
         self._nursery: trio.Nursery | None = None
         # Owners are no part of the call in whose handler the pool was opened.

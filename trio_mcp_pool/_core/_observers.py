@@ -11,15 +11,37 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Final, final
+from typing import Any, Final, final
 
 import trio
 
-from .._events import Event, Observer
+from .._events import CallerObserver, Event, Observer
 
 logger = logging.getLogger("trio_mcp_pool")
 
 _INLINE: Final = 100
+
+
+@final
+class _CallerObservers:
+    """Several observers of callers as one. What they raise is logged, and the caller keeps its answer."""
+
+    def __init__(self, observers: Iterable[CallerObserver]) -> None:
+        self._observers = tuple(observers)
+
+    def waited(self, *wait: Any) -> None:
+        for observer in self._observers:
+            self._tell(observer, observer.waited, wait)
+
+    def called(self, *call: Any) -> None:
+        for observer in self._observers:
+            self._tell(observer, observer.called, call)
+
+    def _tell(self, observer: CallerObserver, method: Callable[..., None], what: tuple[Any, ...]) -> None:
+        try:
+            method(*what)
+        except Exception:
+            logger.exception("an observer of type %s raised in the task of a caller", type(observer).__name__)
 
 
 @final
@@ -42,6 +64,11 @@ class Observers:
 
     def __bool__(self) -> bool:
         return bool(self._observers)
+
+    def of_callers(self) -> CallerObserver | None:
+        """Those that are called in the tasks of callers, as one; `None` where there are none."""
+        found = [observer for observer in self._observers if isinstance(observer, CallerObserver)]
+        return _CallerObservers(found) if found else None
 
     def tell(self) -> None:
         """Deliver what is in the queue, or the first hundred of it."""

@@ -16,7 +16,7 @@ from trio.lowlevel import enable_ki_protection
 
 from .._callbacks import Callbacks
 from .._connection._record import Connection
-from .._events import Event
+from .._events import CallerObserver, Event
 from ._counts import Counts
 from ._health import Health
 
@@ -54,6 +54,8 @@ class Host(Protocol):
 
     observed: bool
     """Whether there are observers."""
+    caller_observer: CallerObserver | None
+    """What is called in the tasks of callers; `None` where no observer wants that."""
     attentive: bool
     """Whether a lease that is given or ended matters to the pool: it is observed, or `max_sessions_total` is set."""
 

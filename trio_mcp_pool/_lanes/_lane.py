@@ -158,7 +158,21 @@ class Lane(LaneState):
         self.shared.counts.connect_seconds += took
         self.replacement.succeeded()
         predecessor = matching.next_to_end(self)
-        self.emit(events.SessionOpened, connection, seconds=took, pid=connection.link.pid)
+        if self.host.observed:
+            link, client = connection.link, connection.client
+            connection.opened = events.SessionOpened(
+                at=now,
+                server=self.name,
+                scope=self.scope,
+                connection=connection.number,
+                seconds=took,
+                pid=link.pid,
+                protocol_version=client.protocol_version if client is not None else None,
+                transport=link.transport,
+                address=link.address[0],
+                port=link.address[1],
+            )
+            self.host.emit(connection.opened)
         if connection.replace_when_ready:
             connection.used_at = self.used_at
             ending.replace(self, connection, connection.drain_reason, connection.drain_by)

@@ -109,6 +109,7 @@ def end_idle_outdated(lane: LaneState) -> None:
 def dial(lane: LaneState, purpose: DialPurpose) -> None:
     """Have a connection dialled, when its turn comes."""
     connection = Connection(lane.host.next_number(), lane.name, lane.scope, lane.server, lane.policy, lane, purpose)
+    connection.caller_observer = lane.host.caller_observer
     link = connection.link
     link.scope, link.number, link.callbacks = lane.scope, connection.number, lane.host.callbacks_for(lane.key)
     lane.connections[connection] = None

@@ -27,6 +27,23 @@ from ._state import LaneState
 @enable_ki_protection
 async def wait(lane: LaneState, in_block: bool = False) -> Lease:
     """Queue for a lease that `try_acquire` did not give in this same step."""
+    observer = lane.host.caller_observer
+    if observer is None:
+        return await _wait(lane, in_block)
+    since = trio.current_time()
+    error: BaseException | None = None
+    try:
+        return await _wait(lane, in_block)
+    except BaseException as exc:
+        error = exc
+        raise
+    finally:
+        observer.waited(lane.name, trio.current_time() - since, error)
+        del error  # the traceback holds this frame, and the frame must not hold the error
+
+
+@enable_ki_protection
+async def _wait(lane: LaneState, in_block: bool) -> Lease:
     waiter = Waiter(in_block)
     enqueue(lane, waiter)
     timeout = lane.policy.acquire_timeout

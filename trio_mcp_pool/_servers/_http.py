@@ -95,6 +95,8 @@ class HttpServer(ClientOptions, Server):
 
     @asynccontextmanager
     async def _connect(self, link: Link) -> AsyncIterator[mcp.Client]:
+        parts = urlsplit(self.url)
+        link.transport, link.address = "tcp", (parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
         for url in filter(None, (self.url, self.proxy)):
             link.keep_secret(url_secrets(url))
 

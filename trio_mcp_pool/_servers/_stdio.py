@@ -93,7 +93,7 @@ class StdioServer(ClientOptions, Server):
 
     @asynccontextmanager
     async def _connect(self, link: Link) -> AsyncIterator[mcp.Client]:
-        link.phase = "configure"
+        link.phase, link.transport = "configure", "pipe"
         env = await resolve("StdioServer.env", self.env, link, "connect", _check_env)
         link.keep_secret(env.values())
         link.phase = "spawn"

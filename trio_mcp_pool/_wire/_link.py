@@ -17,7 +17,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import trio
 
@@ -151,6 +151,10 @@ class Link:
 
         self.phase: Phase = "spawn"
         """How far the dial has come. The wire moves it on."""
+        self.transport: Literal["pipe", "tcp"] | None = None
+        """What carries the session, where it is known. Set by the kind of server, as is `address`."""
+        self.address: tuple[str | None, int | None] = (None, None)
+        """The host and port of an HTTP server."""
         self.pid: int | None = None
         """The process id of a child, once it runs."""
         self.exit_status: int | None = None
