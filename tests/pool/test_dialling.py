@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,6 +23,7 @@ from trio_mcp_pool import (
     DialFailed,
     PoolPolicy,
     ServerUnavailableError,
+    Session,
     SessionClosed,
     SessionOpened,
 )
@@ -127,6 +130,44 @@ async def test_R5_a_failure_is_told_at_the_moment_of_the_deadline_however_long_c
     (failed,) = [e for e in ledger.events if isinstance(e, DialFailed)]
     assert (failed.at, failed.seconds, failed.error.phase) == (3, 3, stage)
     assert isinstance(failed.error.__cause__, TimeoutError)
+
+
+class Times(logging.Handler):
+    """When warnings come, on Trio's clock."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.seen: list[tuple[float, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen.append((trio.current_time(), record.getMessage()))
+
+
+@pytest.mark.parametrize(("connect_timeout", "at"), [(30, 10), (600, 60), (math.inf, 60)])
+async def test_a_dial_that_takes_long_is_warned_of_once_and_one_that_does_not_is_not(
+    connect_timeout: float, at: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def configure(session: Session) -> None:
+        await trio.sleep(2)  # this is the program's own time
+
+    times = Times()
+    logger = logging.getLogger("trio_mcp_pool")
+    logger.addHandler(times)
+    try:
+        servers = {
+            "quick": ScriptedServer(gates={"spawn": slow(at - 1)}, configure=configure),
+            "slow": ScriptedServer(gates={"handshake": slow(at + 1)}),
+        }
+        async with watched_pool(servers, policy=PoolPolicy(connect_timeout=connect_timeout)) as pool:
+            await pool.wait_ready()
+    finally:
+        logger.removeHandler(times)
+    assert times.seen == [
+        (
+            at,
+            f"server 'slow' has given no session for {at} s, in phase 'handshake'; connect_timeout is {connect_timeout:g} s",
+        )
+    ]
 
 
 async def test_R5_failing_fast_until_the_backoff_ends_and_no_longer(autojump_clock: trio.testing.MockClock) -> None:

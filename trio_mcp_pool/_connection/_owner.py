@@ -36,6 +36,10 @@ logger = logging.getLogger("trio_mcp_pool")
 
 # A listing with more pages than this is not followed further: no server has so many tools.
 _MAX_PAGES = 100
+# How long a dial may take before a warning, in seconds, where a third of `connect_timeout` is longer.
+_SLOW = 60.0
+# How much of a child's stderr an error or a warning shows, in characters.
+_SHOWN = 500
 
 
 class Timer(Protocol):
@@ -74,6 +78,7 @@ class Owner:
         self._wait = trio.CancelScope()
         self._learning = trio.CancelScope(shield=True)
         self._deadline: Timer | None = None
+        self._slow: Timer | None = None
         self._connect_by = math.inf
         self._dial_by = math.inf
         self.next_check_at = math.inf
@@ -121,8 +126,10 @@ class Owner:
         """Enter, wait, leave, in one task. Raises nothing but a cancellation from above."""
         connection = self._connection
         error: BaseException | None = None
-        self._connect_by = trio.current_time() + connection.policy.connect_timeout
+        timeout = connection.policy.connect_timeout
+        self._connect_by = trio.current_time() + timeout
         self._arm_deadline()
+        self._slow = self._host.call_at(trio.current_time() + min(timeout / 3, _SLOW), self._on_slow)
         try:
             with self._life:
                 async with connection.server._connect(connection.link) as client:
@@ -139,12 +146,14 @@ class Owner:
             error = exc
         finally:
             self._disarm_deadline()
+            self._disarm_slow()
             self._finish(error)
             del error
 
     async def _serve(self, client: mcp.Client) -> None:
         """From the end of the handshake to the moment at which the connection has to end."""
         connection = self._connection
+        self._disarm_slow()
         share_listings(client.session, connection.link)
         if connection.server.configure is not None and connection.state is State.DIALING:
             await self._configure()
@@ -254,6 +263,11 @@ class Owner:
             self._deadline.cancel()
             self._deadline = None
 
+    def _disarm_slow(self) -> None:
+        if self._slow is not None:
+            self._slow.cancel()
+            self._slow = None
+
     def _on_deadline(self) -> None:
         connection = self._connection
         self._deadline = None
@@ -265,13 +279,32 @@ class Owner:
         timeout = connection.policy.connect_timeout
         error = ConnectError(
             f"server {connection.name!r} gave no session within connect_timeout ({timeout:g} s), "
-            f"in phase {connection.link.phase!r}",
+            f"in phase {connection.link.phase!r}{self._last_words('the last of its stderr')}",
             **self._fields(),
         )
         connection.listener.dial_failed(connection, error, TimeoutError(f"no session within {timeout:g} s"))
         self._life.cancel(reason="connect_timeout")
 
+    def _on_slow(self) -> None:
+        """A third of the time is over. Say so now: a server that asks for something, or loads for long, looks like a hang."""
+        connection = self._connection
+        self._slow = None
+        if connection.state is not State.DIALING:
+            return
+        logger.warning(
+            "server %r has given no session for %.3g s, in phase %r; connect_timeout is %g s%s",
+            connection.name,
+            trio.current_time() - connection.dial_started_at,
+            connection.link.phase,
+            connection.policy.connect_timeout,
+            self._last_words("its stderr so far") or ("; its stderr is empty so far" if connection.link.pid else ""),
+        )
+
     # The errors of a dial.
+
+    def _last_words(self, what: str) -> str:
+        tail = self._connection.link.stderr_tail[-_SHOWN:].strip()
+        return f"; {what}: {tail}" if tail else ""
 
     def _fields(self) -> dict[str, Any]:
         link = self._connection.link
@@ -295,7 +328,8 @@ class Owner:
         message = f"server {name!r} could not be reached, in phase {link.phase!r}: {why}"
         if link.exit_status is not None:
             message += f" (exit status {link.exit_status})"
-        if link.stderr_tail:
-            message += f"; the last of its stderr: {link.stderr_tail[-500:].strip()}"
+        if link.advice:
+            message += f"; {link.advice}"
+        message += self._last_words("the last of its stderr")
         kind = AuthenticationError if isinstance(cause, OAuthFlowError) else ConnectError
         return kind(message, **self._fields())

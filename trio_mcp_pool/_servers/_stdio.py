@@ -9,12 +9,14 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, final
 
 import mcp
+from mcp.client.stdio import get_default_environment
 
 from .._arguments import explain_timeout
 from .._policy import PoolPolicy
 from .._wire._link import Link
 from ._base import MAX_MESSAGE, MAX_VALUES, ClientOptions, Configure, Server, check_limit
 from ._per_dial import PerDial, frozen_map, resolve
+from ._spawn_trouble import spawn_trouble
 
 
 @final
@@ -110,8 +112,13 @@ class StdioServer(ClientOptions, Server):
             from .._wire.stdio._sdk import connect_sdk_stdio
 
             wire = connect_sdk_stdio(link, command, args, env, cwd, **options)
-        async with wire as client:
-            yield client
+        try:
+            async with wire as client:
+                yield client
+        except OSError as exc:
+            if link.phase == "spawn":
+                link.advice = spawn_trouble(exc, command, {**get_default_environment(), **env}, cwd)
+            raise
 
 
 def _check_env(field: str, env: Mapping[str, str]) -> None:

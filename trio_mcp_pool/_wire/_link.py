@@ -155,6 +155,8 @@ class Link:
         """What carries the session, where it is known. Set by the kind of server, as is `address`."""
         self.address: tuple[str | None, int | None] = (None, None)
         """The host and port of an HTTP server."""
+        self.advice: str = ""
+        """What is usually wrong where the dial fails as it has, for the error's text."""
         self.pid: int | None = None
         """The process id of a child, once it runs."""
         self.exit_status: int | None = None

@@ -15,7 +15,7 @@ import trio
 from .._link import Link
 from ._address import Address, Origin, parse_address
 from ._auth import AuthFlow
-from ._connection import RawHeaders
+from ._connection import Head, RawHeaders
 from ._connections import Connections
 from ._credentials import Credentials
 from ._decoding import ACCEPT_ENCODING
@@ -214,10 +214,10 @@ class HttpClient:
         )
 
 
-def redirect_target(address: Address, response: Exchange) -> Address | None:
+def redirect_target(address: Address, head: Head) -> Address | None:
     """Where a response redirects to, or `None` where it does not, or where that cannot be read."""
-    location = response.head.get(b"location")
-    if not location or response.status not in (301, 302, 303, 307, 308):
+    location = head.get(b"location")
+    if not location or head.status not in (301, 302, 303, 307, 308):
         return None
     base = str(address.origin) + address.target.decode("ascii", "replace")
     try:
@@ -228,7 +228,7 @@ def redirect_target(address: Address, response: Exchange) -> Address | None:
 
 def redirect_within_origin(method: bytes, address: Address, response: Exchange) -> Address | None:
     """Where a redirect is followed to: within the origin, with the method and the body that were sent."""
-    location = redirect_target(address, response)
+    location = redirect_target(address, response.head)
     if location is None or location.origin != address.origin or location.userinfo:
         return None
     if response.status not in (307, 308) and method != b"GET":

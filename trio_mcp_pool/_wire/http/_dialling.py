@@ -22,6 +22,9 @@ from ._proxies import Proxy, proxy_for
 from ._tcp import TcpStream
 
 _LONGEST_TUNNEL_ANSWER = 65536
+_PLAIN = "the other side answered in plain HTTP; is it an http:// address?"
+_NO_TLS = frozenset({"wrong version number", "packet length too long", "record layer failure"})
+"""What TLS libraries say of an answer that is no TLS."""
 
 
 @final
@@ -59,7 +62,8 @@ class Dialler:
         try:
             await tls.do_handshake()
         except trio.BrokenResourceError as exc:
-            raise ConnectFailed(f"{origin}: TLS failed: {_tls_trouble(exc, tcp)}") from None
+            plain = tcp.first_bytes.startswith(b"HTTP/")
+            raise ConnectFailed(f"{origin}: TLS failed: {_PLAIN if plain else tls_trouble(exc.__cause__)}") from None
         return tls
 
 
@@ -77,12 +81,12 @@ def _default_context(_settings: tuple[str | None, ...]) -> ssl.SSLContext:
     return context
 
 
-def _tls_trouble(exc: trio.BrokenResourceError, tcp: TcpStream) -> str:
-    if tcp.first_bytes.startswith(b"HTTP/"):
-        return "the other side answered in plain HTTP; is it an http:// address?"
-    cause = exc.__cause__
+def tls_trouble(cause: BaseException | None) -> str:
+    """Why the handshake failed, by what the TLS library raised."""
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"its certificate was not accepted ({cause.verify_message})"
+        return (
+            f"its certificate was not accepted ({cause.verify_message}); a private authority is given as ssl_context="
+        )
     if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
         return tls_reason(cause)
     return "the other side closed the connection in the handshake"
@@ -99,6 +103,8 @@ def tls_reason(error: ssl.SSLError) -> str:
     reason = (error.reason or "protocol error").replace("_", " ").lower()
     if reason.endswith("alert handshake failure"):
         return f"the server refused the handshake ({reason}); does it want a client certificate, by ssl_context?"
+    if reason in _NO_TLS:
+        return f"the other side does not speak TLS ({reason}); is it an http:// address?"
     if is_certificate_refusal(error):
         return f"the server refused this client's certificate ({reason}); does ssl_context hold the right one?"
     return reason
@@ -118,23 +124,23 @@ async def _connect_tcp(origin: Origin, is_proxy: bool) -> TcpStream:
         else:
             stream = await trio.open_tcp_stream(origin.host, origin.port)
             sock = stream.socket
-    except socket.gaierror as exc:
-        raise ConnectFailed(f"the host of {what} is not known ({exc.strerror})") from None
     except OSError as exc:
-        raise ConnectFailed(f"{what} {_tcp_trouble(exc)}") from None
+        raise ConnectFailed(tcp_trouble(what, exc)) from None
     plain = socket.socket(fileno=sock.detach())
     plain.setblocking(False)
     return TcpStream(plain)
 
 
-def _tcp_trouble(exc: OSError) -> str:
-    """What happened, also where several addresses were tried."""
+def tcp_trouble(what: str, exc: OSError) -> str:
+    """What happened to a connection to `what`, also where several addresses were tried."""
+    if isinstance(exc, socket.gaierror):
+        return f"the host of {what} is not known ({exc.strerror})"
     cause = exc.__cause__
     errors = [exc] if not isinstance(cause, BaseExceptionGroup) else list(cause.exceptions)
     if all(isinstance(error, ConnectionRefusedError) for error in errors):
-        return "refused the connection"
+        return f"{what} refused the connection"
     one = errors[0]
-    return f"could not be reached ({one.strerror if isinstance(one, OSError) and one.strerror else type(one).__name__})"
+    return f"{what} could not be reached ({one.strerror if isinstance(one, OSError) and one.strerror else type(one).__name__})"
 
 
 async def _open_tunnel(tcp: TcpStream, origin: Origin, proxy: Proxy) -> None:

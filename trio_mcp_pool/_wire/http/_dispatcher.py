@@ -223,7 +223,7 @@ class HttpDispatcher(ABC):
         return status_error(
             self.link,
             self.client.address,
-            response,
+            response.head,
             transport=self.transport,
             dialling=not self.ready,
             written_before=written_before,

@@ -25,11 +25,19 @@ from mcp.shared.message import SessionMessage
 from ..._groups import leaves, sole_error
 from .._link import Call, Link
 from .._streams import WatchedReading, WatchedWriting
+from ._address import Address, parse_address
+from ._connection import Head
 from ._credentials import Resolve
+from ._dialling import tcp_trouble, tls_trouble
+from ._failures import ConnectFailed
 from ._secrets import WatchedAuth
+from ._status import status_error
 
 _GOODBYE: Final = 2.0
 _CONNECT: Final = 30.0
+_MCP: Final = (b"application/json", b"text/event-stream")
+_STAND_INS: Final = ("Not Found", "Session terminated", "Server returned an error response", "Unexpected content type")
+"""What the SDK says in place of an answer that is no message."""
 
 
 @final
@@ -86,8 +94,12 @@ async def connect_sdk_http(
     headers = await resolve_headers("connect")
     link.phase = "connect"
 
+    address = parse_address(url)
+    dial = _Dial(link, address, transport)
+
     async def watch(response: httpx2.Response) -> None:
         link.heard()
+        dial.note(response)
         if link.phase == "connect":
             link.phase = "handshake"
         if response.status_code == 404 and "mcp-session-id" in response.request.headers and ready:
@@ -126,12 +138,56 @@ async def connect_sdk_http(
     except BaseException as exc:
         bare = _sole_cause(exc)
         if not ready and isinstance(bare, Exception):
+            bare = dial.error(bare)
             link.failing(bare)
         if bare is exc:
             raise
         raise bare from None
     if raised is not None:
         raise raised
+
+
+@final
+class _Dial:
+    """What the server's answers say of a dial that has failed. The SDK keeps neither address nor status nor headers."""
+
+    def __init__(self, link: Link, address: Address, transport: Literal["streamable-http", "sse"]) -> None:
+        self._link = link
+        self._address = address
+        self._transport = transport
+        self._refusal: Head | None = None
+        """The head of the last answer, where it is none that MCP knows."""
+
+    def note(self, response: httpx2.Response) -> None:
+        """An answer has come."""
+        if self._transport == "sse" or response.request.method == "POST":
+            head = Head(response.status_code, response.headers.raw)
+            known = 200 <= head.status < 300 and (head.media_type in _MCP or head.status == 202)
+            self._refusal = None if known else head
+
+    def error(self, exc: Exception) -> Exception:
+        """What is known of the failure, instead of what the SDK made of it."""
+        head = self._refusal
+        if head is not None and isinstance(exc, httpx2.HTTPStatusError | httpx2.SSEError | mcp.MCPError):
+            if isinstance(exc, mcp.MCPError) and head.status != 401 and not exc.message.startswith(_STAND_INS):
+                return exc  # the server's own words
+            return status_error(
+                self._link, self._address, head, transport=self._transport, dialling=True, written_before=False
+            )
+        if isinstance(exc, httpx2.ConnectError):
+            return ConnectFailed(self._unreached(exc))
+        return exc
+
+    def _unreached(self, exc: httpx2.ConnectError) -> str:
+        origin = self._address.origin
+        cause: BaseException | None = exc
+        while cause is not None:
+            if isinstance(cause, ssl.SSLError):
+                return f"{origin}: TLS failed: {tls_trouble(cause)}"
+            if isinstance(cause, OSError):
+                return tcp_trouble(origin.authority, cause)
+            cause = cause.__cause__ or cause.__context__
+        return f"{origin} could not be reached"
 
 
 @final

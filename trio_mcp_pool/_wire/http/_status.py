@@ -11,7 +11,8 @@ from ..._errors import AuthenticationError, HttpStatusError, PoolError
 from .._link import Link
 from ._address import Address
 from ._client import redirect_target
-from ._exchange import REFUSED, Exchange
+from ._connection import Head
+from ._exchange import REFUSED
 
 OUTAGE: Final = frozenset({429, 502, 503, 504})
 """Statuses that say nothing about what the server speaks, only that it does not at the moment."""
@@ -27,9 +28,9 @@ def is_odd(status: int) -> bool:
     return status in ODD or status >= 500
 
 
-def retry_after(response: Exchange) -> float | None:
+def retry_after(head: Head) -> float | None:
     """The seconds that the `Retry-After` header asks for, which may be given as a number or as a date."""
-    value = response.head.get(b"retry-after").strip()
+    value = head.get(b"retry-after").strip()
     if value.isdecimal() and value.isascii():
         return float(value) if len(value) < 10 else None
     try:
@@ -40,29 +41,29 @@ def retry_after(response: Exchange) -> float | None:
 
 
 def status_error(
-    link: Link, address: Address, response: Exchange, *, transport: str, dialling: bool, written_before: bool
+    link: Link, address: Address, head: Head, *, transport: str, dialling: bool, written_before: bool
 ) -> PoolError:
     """The error for a response with no JSON-RPC message in it.
 
     `written_before`: an earlier request of the same call was sent, so that this one's refusal does not settle the call.
     """
-    status = response.status
+    status = head.status
     # A call of several rounds may have run, whatever becomes of the last one.
     known: dict[str, object] = {"server": link.server}
     if written_before:
         known["outcome"] = "unknown"
     if status in (401, 403):
         return AuthenticationError(
-            f"server {link.server!r}: {address.shown} answered {status}: {_wanted(link, response)}",
+            f"server {link.server!r}: {address.shown} answered {status}: {_wanted(link, head)}",
             status=status,
-            retry_after=retry_after(response) or 0.0,
+            retry_after=retry_after(head) or 0.0,
             **known,  # type: ignore[arg-type]
         )
     return HttpStatusError(
-        f"server {link.server!r}: {address.shown} answered {status}{_content(response)}"
-        f"{_advice(address, response, transport, dialling)}",
+        f"server {link.server!r}: {address.shown} answered {status}{_content(head)}"
+        f"{_advice(address, head, transport, dialling)}",
         status=status,
-        retry_after=retry_after(response),
+        retry_after=retry_after(head),
         **known,  # type: ignore[arg-type]
     )
 
@@ -72,25 +73,25 @@ def ran_not(status: int) -> bool:
     return status in REFUSED
 
 
-def _wanted(link: Link, response: Exchange) -> str:
-    asked = link.mask(response.head.get(b"www-authenticate"))[:_SHOWN]
-    if response.status == 403:
+def _wanted(link: Link, head: Head) -> str:
+    asked = link.mask(head.get(b"www-authenticate"))[:_SHOWN]
+    if head.status == 403:
         text = "it refuses the credentials that it was given, or this request with them"
     else:
         text = "it wants credentials, which HttpServer takes as headers= or auth="
     return f"{text}; it asks for: {asked}" if asked else text
 
 
-def _content(response: Exchange) -> str:
-    kind = response.head.media_type.decode("latin-1")[:64]
+def _content(head: Head) -> str:
+    kind = head.media_type.decode("latin-1")[:64]
     return f" with {kind}" if kind else " and no MCP message"
 
 
-def _advice(address: Address, response: Exchange, transport: str, dialling: bool) -> str:
+def _advice(address: Address, head: Head, transport: str, dialling: bool) -> str:
     """What is usually wrong then."""
-    status = response.status
+    status = head.status
     if 300 <= status < 400:
-        location = redirect_target(address, response)
+        location = redirect_target(address, head)
         if location is None:
             return ""
         return f", a redirect to {location.shown}, which is not followed; if that is the server, use its URL"
@@ -98,7 +99,7 @@ def _advice(address: Address, response: Exchange, transport: str, dialling: bool
         return ""
     if status == 405 or (transport == "sse" and status in (400, 406)):
         return f"; does it speak the other transport? Try transport={_OTHER[transport]!r}"
-    if status == 404 or (status < 300 and response.head.media_type == b"text/html"):
+    if status == 404 or (status < 300 and head.media_type == b"text/html"):
         return f"; is the path {'/sse' if transport == 'sse' else '/mcp'}?"
     if transport == "sse" and status < 300:
         return f"; does it speak the other transport? Try transport={_OTHER[transport]!r}"
