@@ -69,6 +69,17 @@ async def test_the_lists_are_in_the_order_of_configuration_then_of_listing(autoj
         assert repr(catalog) == "<Catalog: 4 tools of 2 servers, 0 problems>"
 
 
+async def test_only_the_kinds_that_are_asked_for_are_listed(autojump_clock, listed) -> None:
+    async with open_pool({"s": ScriptedServer(eras="legacy")}) as pool:
+        await pool.catalog.refresh("s", kinds=["prompts"])
+        assert [entry.name for entry in pool.catalog.prompts] == ["greet"]
+        assert (pool.catalog.tools, pool.catalog.resources) == ((), ())
+        with pytest.raises(TypeError, match=r"^kinds must be several kinds, such as \['tools'\], not str$"):
+            await pool.catalog.refresh(kinds="tools")
+        with pytest.raises(ValueError, match="^kinds must be some of 'tools', 'resources', .*, not 'tool'$"):
+            await pool.catalog.refresh(kinds=["tool"])  # type: ignore[list-item]
+
+
 async def test_servers_are_listed_side_by_side_and_once_for_any_number_of_callers(autojump_clock, listed) -> None:
     servers = {f"s{n}": ScriptedServer(name=f"s{n}", eras="legacy", gates={"spawn": slow(3)}) for n in range(5)}
     async with open_pool(servers) as pool:

@@ -282,6 +282,37 @@ class TestOtherVerbs:
         assert "no regular expression" in cli("grep", "(", url).err
 
 
+class TestServersThatListBadly:
+    SERVER = """
+import json, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    if "id" not in message:
+        continue
+    has = {"tools": {}, "prompts": {}}
+    result = {"protocolVersion": "2025-11-25", "capabilities": has, "serverInfo": {"name": "b", "version": "1"}}
+    if message["method"] == "tools/list":
+        result = {"tools": [{"name": "t", "inputSchema": {"type": "object"}}], "nextCursor": "1"}
+    error = {"code": -32601, "message": "no such method"}
+    known = message["method"] in ("initialize", "tools/list")
+    answer = {"result": result} if known else {"error": error}
+    print(json.dumps({"jsonrpc": "2.0", "id": message["id"], **answer}), flush=True)
+"""
+
+    @pytest.mark.parametrize("words", [["list"], ["grep", "x"], ["check"], ["call", "t"]], ids=" ".join)
+    def test_a_list_without_an_end_is_found_out_and_told(self, cli: Cli, words: list[str]) -> None:
+        (cli.folder / "bad.py").write_text(self.SERVER)
+        done = cli(*words, "--format", "json", "--", sys.executable, "-S", "bad.py")
+        assert done.code == 5, done
+        assert "lists tools without end" in done.failure["message"]
+
+    def test_a_server_that_does_not_know_what_it_announces_has_nothing_of_it(self, cli: Cli) -> None:
+        (cli.folder / "bad.py").write_text(self.SERVER.replace('"nextCursor": "1"', '"nextCursor": None'))
+        done = cli("list", "--prompts", "--format", "json", "--", sys.executable, "-S", "bad.py")
+        assert done.code == 0, done
+        assert (len(done.json[0]["tools"]), done.json[0]["prompts"]) == (1, [])
+
+
 class TestCheck:
     def test_it_says_how_each_server_is_and_why(self, cli: Cli) -> None:
         done = cli("check")

@@ -54,6 +54,16 @@ def _offered(capabilities: types.ServerCapabilities, kind: Kind) -> bool:
     return (capabilities.tools if kind == "tools" else capabilities.prompts) is not None
 
 
+def _check_kinds(kinds: Any) -> tuple[Kind, ...]:
+    if isinstance(kinds, str) or not isinstance(kinds, Iterable):
+        raise TypeError(f"kinds must be several kinds, such as ['tools'], not {type(kinds).__name__}")
+    checked = tuple(kinds)
+    for kind in checked:
+        if kind not in KINDS:
+            raise ValueError(f"kinds must be some of {', '.join(map(repr, KINDS))}, not {kind!r}")
+    return checked
+
+
 @final
 class Catalog:
     """What all servers of a pool, or of a scope, offer. `Pool.catalog` and `ScopedPool.catalog`.
@@ -184,15 +194,16 @@ class Catalog:
 
     # Listing.
 
-    async def refresh(self, *servers: str, within: float = math.inf) -> None:
-        """List the servers named, or all: tools, resources, templates and prompts, every page, side by side. Checkpoints.
+    async def refresh(self, *servers: str, kinds: Iterable[Kind] = KINDS, within: float = math.inf) -> None:
+        """List the servers named, or all, every page, side by side. Checkpoints.
 
-        Callers at the same time share one listing. `within` is how many seconds to wait (default: until all have answered
+        `kinds` are some of `"tools"`, `"resources"`, `"resource_templates"` and `"prompts"` (default: all of them). Callers at
+        the same time share one listing. `within` is how many seconds to wait (default: until all have answered
         or failed, each at most 60 s); those that take longer are in `problems` until they join. A server that fails is in
-        `problems`, too; it raises nothing. Raises `UnknownServerError`.
+        `problems`, too; it raises nothing. Raises `UnknownServerError`, `TypeError`, `ValueError`.
         """
         check_servers(self._source, servers)
-        await self._ensure(servers, KINDS, within, force=True)
+        await self._ensure(servers, _check_kinds(kinds), within, force=True)
 
     async def _ensure(
         self, servers: Iterable[str], kinds: Iterable[Kind], within: float, *, force: bool = False

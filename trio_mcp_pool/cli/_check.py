@@ -82,6 +82,7 @@ def _print(context: Context, found: list[Inventory]) -> None:
                 row.pop(name, None)  # they were not asked for
             if inventory.capabilities is not None:
                 row["capabilities"] = plain(inventory.capabilities)
+            if inventory.failure is None:
                 row["tools"] = [tool["name"] for tool in row["tools"]]
         for item in rows if out.format == "ndjson" else [rows]:
             out.json(item)

@@ -1,33 +1,19 @@
-"""Everything that a server has: its tools, resources, templates and prompts, page by page."""
+"""What servers have, as the pool's catalogue lists it: tools, resources, templates and prompts."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import trio
 from mcp import MCPError
 
 from .. import Pool, PoolError
-from ._failures import Failure, Usage, explain
+from ._failures import TOOL, UNREACHABLE, Failed, Failure, Usage, explain
 from ._targets import did_you_mean
 
-_MOST_PAGES = 1000
-
-
-async def pages(verb: Callable[..., Awaitable[Any]], server: str, attribute: str) -> list[Any]:
-    """All items of a list verb. A server that never stops giving pages is stopped."""
-    found: list[Any] = []
-    cursor: str | None = None
-    for _ in range(_MOST_PAGES):
-        result = await verb(server, cursor=cursor)
-        found += getattr(result, attribute)
-        cursor = result.next_cursor
-        if not cursor:
-            break
-    return found
+Kind = Literal["tools", "resources", "resource_templates", "prompts"]
 
 
 @dataclass
@@ -51,15 +37,34 @@ class Inventory:
                 self.protocol = session.protocol_version
                 self.info = session.server_info
                 self.capabilities = session.server_capabilities
-            if self.capabilities.tools is not None:
-                self.tools = await pages(pool.list_tools, self.server, "tools")
-            if resources and self.capabilities.resources is not None:
-                self.resources = await pages(pool.list_resources, self.server, "resources")
-                self.templates = await pages(pool.list_resource_templates, self.server, "resource_templates")
-            if prompts and self.capabilities.prompts is not None:
-                self.prompts = await pages(pool.list_prompts, self.server, "prompts")
         except (PoolError, MCPError) as error:
             self.failure = explain(error)
+            return
+        kinds: list[Kind] = ["tools"]
+        if resources:
+            kinds += ["resources", "resource_templates"]
+        if prompts:
+            kinds.append("prompts")
+        catalog = pool.catalog
+        await catalog.refresh(self.server, kinds=kinds)
+        self.failure = _why(pool, self.server)
+        self.tools = [entry.value for entry in catalog.tools if entry.server == self.server]
+        self.resources = [entry.value for entry in catalog.resources if entry.server == self.server]
+        self.templates = [entry.value for entry in catalog.resource_templates if entry.server == self.server]
+        self.prompts = [entry.value for entry in catalog.prompts if entry.server == self.server]
+
+
+def _why(pool: Pool, server: str) -> Failure | None:
+    """Why a server could not be listed, if it could not."""
+    problem = pool.catalog.problems.get(server)
+    if problem is None or isinstance(problem, PoolError | MCPError):
+        return None if problem is None else explain(problem)
+    return Failure(*_other(problem), server)
+
+
+def _other(problem: Exception) -> tuple[int, str]:
+    """What the catalogue itself found: a listing that takes too long, or has no end."""
+    return (UNREACHABLE if isinstance(problem, TimeoutError) else TOOL), str(problem)
 
 
 async def read_all(pool: Pool, names: list[str], *, resources: bool = False, prompts: bool = False) -> list[Inventory]:
@@ -72,12 +77,34 @@ async def read_all(pool: Pool, names: list[str], *, resources: bool = False, pro
 
 
 async def find_tool(pool: Pool, server: str, name: str) -> Any:
-    """A tool by its name. Raises `Usage` with the nearest one."""
-    tools = await pages(pool.list_tools, server, "tools")
-    for tool in tools:
-        if tool.name == name:
-            return tool
-    raise Usage(f"server {server!r} has no tool {name!r}{did_you_mean(name, [tool.name for tool in tools])}")
+    """A tool by its name. Raises `Usage` with the nearest one, `Failed` where the server cannot be listed."""
+    return await _find(pool, server, name, "tools", "tool")
+
+
+async def find_prompt(pool: Pool, server: str, name: str) -> Any:
+    """A prompt, in the same way."""
+    return await _find(pool, server, name, "prompts", "prompt")
+
+
+async def _find(pool: Pool, server: str, name: str, kind: Literal["tools", "prompts"], what: str) -> Any:
+    catalog = pool.catalog
+
+    def known() -> dict[str, Any]:
+        entries = catalog.tools if kind == "tools" else catalog.prompts
+        return {entry.name: entry.value for entry in entries if entry.server == server and not entry.stale}
+
+    # In a shell the catalogue has listed it before, and keeps itself up to date.
+    if name not in known():
+        await catalog.refresh(server, kinds=[kind])
+        problem = catalog.problems.get(server)
+        if isinstance(problem, PoolError | MCPError):
+            raise problem
+        if problem is not None:
+            raise Failed(*_other(problem), server)
+    try:
+        return known()[name]
+    except KeyError:
+        raise Usage(f"server {server!r} has no {what} {name!r}{did_you_mean(name, known())}") from None
 
 
 def worst(failures: list[Failure]) -> int:

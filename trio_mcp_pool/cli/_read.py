@@ -11,9 +11,9 @@ from .. import Pool, Server
 from ._call import content_text
 from ._context import Context
 from ._failures import Usage
-from ._inventory import pages
+from ._inventory import find_prompt
 from ._output import plain
-from ._targets import Named, did_you_mean
+from ._targets import Named
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,8 @@ async def _read(context: Context, pool: Pool, plan: Plan) -> None:
 
 async def _prompt(context: Context, pool: Pool, plan: Plan) -> None:
     server, name = plan.named.server, plan.named.name
-    prompts = {prompt.name: prompt for prompt in await pages(pool.list_prompts, server, "prompts")}
-    if name not in prompts:
-        raise Usage(f"server {server!r} has no prompt {name!r}{did_you_mean(name, prompts)}")
-    missing = [a.name for a in prompts[name].arguments or () if a.required and a.name not in plan.values]
+    found = await find_prompt(pool, server, name)
+    missing = [a.name for a in found.arguments or () if a.required and a.name not in plan.values]
     if missing:
         raise Usage(f"the prompt {name!r} needs {', '.join(map(repr, missing))}")
     result = await pool.get_prompt(server, name, plan.values)
