@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 import time
 from pathlib import Path
 from xml.etree import ElementTree
@@ -146,6 +147,27 @@ def docs(session: nox.Session) -> None:
     session.install("-e", ".", *group("docs"))
     session.run("towncrier", "build", "--draft", "--version", "next", silent=True)
     session.run("sphinx-build", "-W", "--keep-going", "-q", "-E", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session
+def dist(session: nox.Session) -> None:
+    """Source distribution and wheel: what is in them, their metadata, and whether one can be built from the other."""
+    session.install("build", "twine")
+    made = Path(session.create_tmp()).resolve() / "dist"
+    shutil.rmtree(made, ignore_errors=True)
+    stray = Path("tests", "not_tracked_by_git.tmp")
+    stray.touch()
+    try:
+        session.run("python", "-m", "build", "--outdir", str(made), silent=True)
+    finally:
+        stray.unlink()
+    session.run("twine", "check", "--strict", *map(str, made.iterdir()))
+    with tarfile.open(next(made.glob("*.tar.gz"))) as source:
+        held = {name.partition("/")[2] for name in source.getnames()}
+    listed = session.run("git", "ls-files", "-z", external=True, silent=True)
+    tracked = {name for name in str(listed).split("\0") if name}
+    if held - tracked != {"PKG-INFO"} or not {"pyproject.toml", "README.md", "tests/conftest.py"} <= held:
+        session.error(f"in the source distribution, and not tracked by git: {sorted(held - tracked)}")
 
 
 @nox.session

@@ -320,7 +320,7 @@ class TestCheck:
         assert "everything 7" in done.out
         assert "tools, resources, prompts" in done.out or "prompts, resources, tools" in done.out or "tools" in done.out
         assert "no key was given" in done.err
-        assert "Check the command" in done.err
+        assert "the command is not on the PATH that the server is given" in done.err
 
     def test_a_lock_tells_what_has_changed(self, cli: Cli) -> None:
         assert cli("check", "notebook", "--write-lock", "lock.json").code == 0

@@ -72,11 +72,8 @@ class Failure:
 
 
 def _hint(error: PoolError) -> str:
-    text = str(error)
     if isinstance(error, AuthenticationError):
         return "Give credentials: --header 'Authorization: Bearer ...', headers in the file, or `trio-mcp-pool login`."
-    if "No such file" in text or "not found" in text:
-        return "Check the command and the working directory; arguments are words of their own."
     if isinstance(error, ConnectError) and error.phase == "connect":
         return "Check that the server runs, and its host and port; --transport sse for the older transport."
     if isinstance(error, ConnectError) and error.exit_status is not None:
