@@ -42,7 +42,7 @@ class Inventory:
             return
         kinds: list[Kind] = ["tools"]
         if resources:
-            kinds += ["resources", "resource_templates"]
+            kinds.extend(("resources", "resource_templates"))
         if prompts:
             kinds.append("prompts")
         catalog = pool.catalog
