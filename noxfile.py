@@ -171,6 +171,13 @@ def dist(session: nox.Session) -> None:
 
 
 @nox.session
+def moving(session: nox.Session) -> None:
+    """The programs of docs/guide/moving.md that need other packages, each in an environment of its own."""
+    session.install("-e", ".")
+    session.run("python", "-m", "tests.moving", *session.posargs)
+
+
+@nox.session
 def faults(session: nox.Session) -> None:
     """The whole fault matrix on real processes and sockets; writes docs/faults-matrix.md. Arguments as for `tests.faults`."""
     session.install("-e", ".", *group("test"))

@@ -35,16 +35,17 @@ WORKER = str(Path(__file__).with_name("peer_worker.py"))
 FEW_CALLS = {"langchain-mcp-adapters": 4}
 
 
-def environment(name: str) -> Path:
-    """The interpreter of a peer's environment, made now if it does not exist."""
+def environment(name: str, requirements: Sequence[str]) -> Path:
+    """The interpreter of an environment that has `requirements`, made now if it does not exist."""
     folder = HOME / name
     python = folder / "bin" / "python"
     done = folder / "requirement.txt"
-    if not done.exists() or done.read_text() != PEERS[name]:
-        print(f"installing {PEERS[name]}", file=sys.stderr)
+    wanted = "\n".join(requirements)
+    if not done.exists() or done.read_text() != wanted:
+        print(f"installing {', '.join(requirements)}", file=sys.stderr)
         venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", PEERS[name]], check=True)
-        done.write_text(PEERS[name])
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements], check=True)
+        done.write_text(wanted)
     return python
 
 
@@ -80,7 +81,7 @@ class Worker:
 @contextmanager
 def start(name: str) -> Iterator[Worker]:
     """A worker, ready for its first turn."""
-    python = environment(name) if name in PEERS else sys.executable
+    python = environment(name, [PEERS[name]]) if name in PEERS else sys.executable
     process = subprocess.Popen(
         [python, "-P", WORKER, name, ECHO], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
