@@ -1,4 +1,4 @@
-"""The programs in the pages of the guide: complete ones, each with the output that the page shows below it."""
+"""The programs in the pages of the guide: complete ones, each with the output that the page shows below it; and whole files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ _PROGRAM = re.compile(
     r"^(?:<!-- in: (?P<environment>[^\n]+) -->\n)?```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<prints>.*?)^```\n)?",
     re.DOTALL | re.MULTILINE,
 )
+_FILE = re.compile(r"^<!-- file: (?P<name>\S+) -->\n```\w+\n(?P<text>.*?)^```\n", re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that a page shows as a whole."""
+
+    name: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -32,3 +41,8 @@ def programs(page: str) -> list[Program]:
         Program(text.count("\n", 0, found.start("code")), found["code"], found["prints"] or "", found["environment"])
         for found in _PROGRAM.finditer(text)
     ]
+
+
+def files(page: str) -> list[File]:
+    """All files that a page shows, in order."""
+    return [File(found["name"], found["text"]) for found in _FILE.finditer((GUIDE / page).read_text())]

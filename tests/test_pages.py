@@ -5,15 +5,27 @@ Those that need packages which the tests do without are run by `nox -s moving`.
 
 from __future__ import annotations
 
+import builtins
+import subprocess
 import sys
+import webbrowser
 from pathlib import Path
 
 import mcp.client.stdio  # noqa: F401 (it keeps the stderr of the moment of its import: not that of a single test)
 import pytest
 
-from .pages import GUIDE, Program, programs
+from .pages import GUIDE, Program, files, programs
+from .servers.office import Person, running_office
 
-PAGES = ["moving.md"]
+PAGES = [
+    "anyio.md",
+    "application.md",
+    "credentials.md",
+    "exclusive.md",
+    "moving.md",
+    "notifications.md",
+    "web.md",
+]
 PROGRAMS = [
     pytest.param(page, program, id=f"{page}:{program.line}")
     for page in PAGES
@@ -23,16 +35,39 @@ PROGRAMS = [
 
 
 @pytest.mark.parametrize(("page", "program"), PROGRAMS)
+# What the protocol deprecates, such as its logging, still has to be told of.
+@pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
 def test_a_program_of_the_guide_prints_what_the_page_says(
     page: str, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
-    lines = "\n" * program.line  # so that a traceback shows the lines of the page
-    exec(compile(lines + program.code, str(GUIDE / page), "exec"), {"__name__": "__main__"})
+    if page == "credentials.md":
+        person = Person()
+        monkeypatch.setattr(webbrowser, "open", person.open)
+        monkeypatch.setattr(builtins, "input", person.paste)
+        with running_office(tmp_path) as addresses:
+            run(page, program, addresses)
+    else:
+        run(page, program, {})
     assert capfd.readouterr().out == program.prints
+
+
+def run(page: str, program: Program, addresses: dict[str, str]) -> None:
+    code = "\n" * program.line + program.code  # so that a traceback shows the lines of the page
+    for told, real in addresses.items():
+        code = code.replace(told, real)
+    exec(compile(code, str(GUIDE / page), "exec"), {"__name__": "__main__"})
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_no_block_of_these_pages_is_left_out(page: str) -> None:
     assert len(programs(page)) == (GUIDE / page).read_text().count("```python") > 0
+
+
+def test_the_file_of_tests_in_the_guide_passes_with_the_configuration_beside_it(tmp_path: Path) -> None:
+    for file in files("testing.md"):
+        (tmp_path / file.name).write_text(file.text)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert "3 passed" in done.stdout, done.stdout + done.stderr
