@@ -57,7 +57,7 @@ def run(program: Program, folder: Path, stack: ExitStack) -> str | None:
 def main(names: Sequence[str]) -> int:
     """Run those programs whose environment has one of `names` in its name, or all. Returns 1 if one is wrong."""
     wrong = 0
-    for program in programs("moving.md"):
+    for program in programs("guide/moving.md"):
         if program.environment is None or not any(name in program.environment for name in names or [""]):
             continue
         with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:

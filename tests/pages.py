@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-GUIDE = Path(__file__).resolve().parents[1] / "docs" / "guide"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 _PROGRAM = re.compile(
     r"^(?:<!-- in: (?P<environment>[^\n]+) -->\n)?```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<prints>.*?)^```\n)?",
     re.DOTALL | re.MULTILINE,
@@ -35,8 +35,8 @@ class Program:
 
 
 def programs(page: str) -> list[Program]:
-    """All blocks of Python of a page, in order."""
-    text = (GUIDE / page).read_text()
+    """All blocks of Python of a page of `docs/`, in order."""
+    text = (DOCS / page).read_text()
     return [
         Program(text.count("\n", 0, found.start("code")), found["code"], found["prints"] or "", found["environment"])
         for found in _PROGRAM.finditer(text)
@@ -45,4 +45,4 @@ def programs(page: str) -> list[Program]:
 
 def files(page: str) -> list[File]:
     """All files that a page shows, in order."""
-    return [File(found["name"], found["text"]) for found in _FILE.finditer((GUIDE / page).read_text())]
+    return [File(found["name"], found["text"]) for found in _FILE.finditer((DOCS / page).read_text())]

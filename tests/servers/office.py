@@ -1,4 +1,5 @@
-"""The servers that the programs of docs/guide/credentials.md call: one behind OAuth, one with a private certificate, and a proxy.
+"""The servers that the programs of docs/guide/credentials.md call: one behind OAuth, one with a private
+certificate, and a proxy.
 
 They run in a thread of their own, because those programs start Trio themselves.
 """
