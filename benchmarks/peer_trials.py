@@ -25,10 +25,10 @@ from typing import Any
 Call = Callable[[str, dict[str, Any]], Awaitable[Any]]
 TRIALS = {
     "idle": "killed while idle: the next three calls",
-    "busy": "killed under ten calls: these calls",
-    "after": "... and the next call",
-    "start": "the server ends at once: the error",
-    "reason": "... says what the server wrote to stderr",
+    "busy": "killed under ten calls: these",
+    "after": "and the next call",
+    "start": "it ends at once: the error",
+    "reason": "which says what it wrote to stderr",
 }
 FAILING = [sys.executable, "-c", "import sys; sys.exit('KEY is not set')"]
 
@@ -208,10 +208,9 @@ def main() -> int:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=300, check=True)
         columns[name] = json.loads(done.stdout.splitlines()[-1])
         print(name, columns[name], file=sys.stderr)
-    rows = [f"| | {' | '.join(columns)} |", f"|{' --- |' * (len(columns) + 1)}"]
+    rows = [f"| | {' | '.join(TRIALS.values())} |", f"|{' --- |' * (len(TRIALS) + 1)}"]
     rows += [
-        f"| {title} | {' | '.join(found.get(trial, 'none') for found in columns.values())} |"
-        for trial, title in TRIALS.items()
+        f"| {name} | {' | '.join(found.get(trial, 'none') for trial in TRIALS)} |" for name, found in columns.items()
     ]
     print("\n".join(rows))
     if options.page:

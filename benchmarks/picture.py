@@ -14,8 +14,16 @@ from .measure import Row
 
 WIDTH, LEFT, RIGHT, TOP, PITCH, BAR = 860, 400, 150, 62, 34, 18
 HOLDS, LOSES, INK, FAINT = "#2b6f8f", "#c4572b", "#222222", "#8a8a8a"
+DARK = {"#ffffff": "#1a1c1e", HOLDS: "#4f9fc4", LOSES: "#e0764a", INK: "#d8d8d8", FAINT: "#9a9a9a"}
+"""What each colour becomes where the reader prefers dark pages."""
 LONGEST = 1.5
 """Where a bar is cut, in bounds."""
+
+
+def style() -> str:
+    """The colours of a dark page, for viewers that know of them."""
+    rules = "".join(f'[fill="{a}"]{{fill:{b}}}[stroke="{a}"]{{stroke:{b}}}' for a, b in DARK.items())
+    return f"<style>@media (prefers-color-scheme: dark) {{{rules}}}</style>"
 
 
 def draw(rows: Sequence[Row], title: str) -> str:
@@ -30,6 +38,7 @@ def draw(rows: Sequence[Row], title: str) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="13">',
         f"<title>{escape(title)}</title>",
+        style(),
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
         f'<text x="16" y="26" font-size="16" fill="{INK}">{escape(title)}</text>',
         f'<text x="{at(1):.0f}" y="{TOP - 10}" text-anchor="middle" fill="{FAINT}">at most</text>',

@@ -25,6 +25,8 @@ myst_heading_anchors = 3
 
 html_theme = "furo"
 html_title = "trio_mcp_pool"
+html_static_path = ["_static"]
+html_css_files = ["narrow.css"]
 
 
 autodoc_member_order = "bysource"
