@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -104,10 +105,17 @@ def test_a_row_that_misses_its_bound_stays_and_says_so(one: Row, said: str) -> N
 
 def test_the_picture_shows_promises_only_and_marks_those_that_are_lost() -> None:
     kept, lost = row(1, samples(1, 2, 4)), row(0.1, samples(1, 2, 4))
-    assert picture.LOSES not in picture.draw([kept], "title")
+    lost_bar = f'fill="{picture.LOSES}"/>'
+    assert lost_bar not in picture.draw([kept], "title")
     drawn = picture.draw([kept, lost, row(None, samples(1, 2, 4))], "title")
     assert drawn.count("to &lt;other&gt;") == 2
-    assert drawn.count(picture.LOSES) == 1
+    assert drawn.count(lost_bar) == 1
+
+
+def test_the_picture_says_what_each_of_its_colours_becomes_on_a_dark_page() -> None:
+    drawn = picture.draw([row(1, samples(1, 2, 4)), row(0.1, samples(1, 2, 4))], "title")
+    used = set(re.findall(r'(?:fill|stroke)="(#\w+)"[ />]', drawn))
+    assert used == set(picture.DARK)
 
 
 async def test_every_contender_has_a_turn_in_every_round_in_changing_order() -> None:
