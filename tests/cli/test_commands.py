@@ -170,7 +170,7 @@ class TestList:
         servers = {name: {"command": ECHO[0], "args": ECHO[1:]} for name in ("a", "b")}
         path = cli.folder / "two.json"
         path.write_text(json.dumps({"mcpServers": servers, "pool": {"max_sessions_total": 1}}))
-        words = ("--duration", "300ms", "--every", "20ms", "--format", "json", "--config", "two.json")
+        words = ("--duration", "2s", "--every", "20ms", "--format", "json", "--config", "two.json")
         (cli.folder / "load").write_text("a.echo text=x\nb.echo text=x\n")
         done = cli("top", "--script", "load", *words)
         assert done.code == 0, done
