@@ -49,7 +49,7 @@ HOUSE: list[set[str]] = [
 WIRE: list[set[str]] = [
     {"http", "stdio"},
     {"jsonrpc", "_probe", "_tool_call"},
-    {"_causes", "_listing", "_seam", "_streams"},
+    {"_causes", "_listing", "_log_level", "_seam", "_streams"},
     {"_link"},
 ]
 ABOVE_THE_POOL = {name for floor in HOUSE[:4] for name in floor}

@@ -298,8 +298,8 @@ class Session:
     ) -> types.EmptyResult:
         """Request log messages of this level and above (handshake era), as `mcp.Client.set_logging_level`.
 
-        It holds for the session, and so for all callers that share it. For each new session, call it in the server's
-        `configure=`. In the modern era the server's `log_level=` says what is wanted.
+        It holds for the session, and so for all callers that share it. For every new session, in either era, the server's
+        `log_level=` says what is wanted.
         """
         return await self._run("set_logging_level", level, meta=meta)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import mcp
+import mcp_types as types
 import pytest
 import trio
 import trio.testing
 from mcp import MCPError
+from mcp.server.lowlevel import Server
 
 from trio_mcp_pool import (
     Backoff,
@@ -308,3 +311,87 @@ async def test_R8_a_lost_session_is_lost_whether_it_was_configured_or_not(
             await session.call_tool("echo", {"text": "x"})
         session.release()
         assert len(server.calls) == 0
+
+
+# The log level.
+
+
+def logging_server(asked: list[str], answer: Callable[[], Any]) -> Server[Any]:
+    """A server that writes down what level it is asked for."""
+
+    async def set_level(context: Any, params: types.SetLevelRequestParams) -> Any:
+        asked.append(params.level)
+        return await answer()
+
+    async def call_tool(context: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
+        return types.CallToolResult(content=[types.TextContent(text=",".join(asked))])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the protocol's logging is deprecated
+        return Server("logs", on_call_tool=call_tool, on_set_logging_level=set_level)
+
+
+async def agrees() -> types.EmptyResult:
+    await trio.lowlevel.checkpoint()
+    return types.EmptyResult()
+
+
+async def refuses() -> types.EmptyResult:
+    raise MCPError(types.INVALID_PARAMS, "no such level")
+
+
+@pytest.mark.parametrize(("mode", "levels"), [("legacy", ["info"]), ("auto", [])])
+async def test_log_level_is_asked_for_once_in_each_session_before_it_is_configured(
+    mode: str, levels: list[str], autojump_clock: trio.testing.MockClock
+) -> None:
+    """In the modern era it goes with every request instead."""
+    asked: list[str] = []
+    seen: list[list[str]] = []
+
+    async def configure(session: Session) -> None:
+        seen.append(list(asked))
+
+    server = InProcessServer(logging_server(asked, agrees), mode=mode, log_level="info", configure=configure)
+    async with watched_pool({"s": server}) as pool:
+        for _ in range(2):
+            assert text(await pool.call_tool("s", "any")) == ",".join(levels)
+        await pool.call_tool("s", "any", scope="other")
+    assert asked == levels * 2
+    assert seen == [levels, levels * 2]
+
+
+@pytest.mark.parametrize("answer", [refuses, trio.sleep_forever])
+async def test_a_server_that_takes_no_log_level_is_used_all_the_same(
+    answer: Callable[[], Any], caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    asked: list[str] = []
+    server = InProcessServer(logging_server(asked, answer), mode="legacy", log_level="info")
+    async with watched_pool({"s": server}) as pool:
+        assert text(await pool.call_tool("s", "any")) == "info"
+        assert trio.current_time() == (0 if answer is refuses else 5)
+    assert "log level 'info'" in caplog.text
+
+
+async def test_R9_a_drain_ends_the_wait_for_a_server_that_is_asked_for_its_log_level(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = InProcessServer(logging_server([], trio.sleep_forever), mode="legacy", log_level="info")
+    async with watched_pool({"s": server}) as pool, trio.open_nursery() as nursery:
+        nursery.start_soon(pool.wait_ready, "s")
+        await settle()
+        with trio.fail_after(1):
+            await pool.drain("s")
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_session_that_must_not_be_asked_is_not(autojump_clock: trio.testing.MockClock) -> None:
+    """No level is wanted, or the server has no such capability."""
+    mute = Server("mute", on_call_tool=lambda *_: None)  # type: ignore[arg-type, return-value]
+    servers = {
+        "mute": InProcessServer(mute, mode="legacy", log_level="info"),
+        "s": InProcessServer(inside(), mode="legacy"),
+    }
+    async with watched_pool(servers) as pool:
+        await pool.wait_ready("mute")
+        await pool.wait_ready("s")
+    assert trio.current_time() == 0

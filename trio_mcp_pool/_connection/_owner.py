@@ -28,6 +28,7 @@ from .._errors import AuthenticationError, ConnectError
 from .._groups import interrupt_in, sole_error, text_of
 from .._wire._causes import shown_cause
 from .._wire._listing import share_listings
+from .._wire._log_level import ask_for_log_messages, must_ask_for_log_messages
 from .._wire._probe import probe
 from ._record import Connection
 from ._states import State
@@ -155,8 +156,8 @@ class Owner:
         connection = self._connection
         self._disarm_slow()
         share_listings(client.session, connection.link)
-        if connection.server.configure is not None and connection.state is State.DIALING:
-            await self._configure()
+        if connection.state is State.DIALING:
+            await self._set_up(client)
         if connection.state is not State.DIALING:
             return
         if connection.link.is_lost:
@@ -167,18 +168,24 @@ class Owner:
             self._host.spawn(self._learn_tools, f"listing of the tools of {connection.name!r}")
         await self._wait_for_end(client)
 
-    async def _configure(self) -> None:
-        """Run the user's `configure=` function; it has `connect_timeout` of its own."""
+    async def _set_up(self, client: mcp.Client) -> None:
+        """Ask for a log level, and run the user's `configure=` function; both have one `connect_timeout` of their own."""
         connection = self._connection
+        logs, configure = must_ask_for_log_messages(client), connection.server.configure is not None
+        if not logs and not configure:
+            return
         connection.link.phase = "setup"
         self._connect_by = trio.current_time() + connection.policy.connect_timeout
         self._arm_deadline()
-        connection.configuring = True
-        try:
-            with self._setup:
-                await self._host.configure(connection)
-        finally:
-            connection.configuring = False
+        with self._setup:
+            if logs:
+                await ask_for_log_messages(client, connection.name)
+            if configure:
+                connection.configuring = True
+                try:
+                    await self._host.configure(connection)
+                finally:
+                    connection.configuring = False
 
     async def _wait_for_end(self, client: mcp.Client) -> None:
         connection, listener = self._connection, self._connection.listener
