@@ -5,14 +5,19 @@ that caused them, when no step is under way, from one queue of the pool and so i
 Delivering them inside the step would let an observer that calls the pool see, and change, an inconsistent state.
 
 Up to 100 events at a time are delivered inline, in the task whose step caused them; the rest by a task of the pool. So an
-observer must be quick and must not block. One that raises an `Exception` is logged and skipped. No event holds a secret (R16).
+observer must be quick and must not block. One that raises an `Exception` is logged and skipped. No field of an event holds a
+secret (R16).
+
+The step that gives a caller its session may be another caller's, so the context variables of the moment tell nobody whose call
+an event is about. The event carries those of its caller.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
+from contextvars import Context
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, final, runtime_checkable
+from typing import ClassVar, Literal, Protocol, TypeAlias, TypeVar, final, runtime_checkable
 
 from ._errors import ConnectError
 
@@ -64,6 +69,27 @@ class Event:
     """The server's name; empty where the whole pool is meant."""
     scope: Hashable = None
     """The scope's key; `None` for sessions outside of scopes."""
+
+    # Not a field: `dataclasses.asdict` copies fields deeply, which contexts refuse, and `==` and `repr` are not about it.
+    _context: ClassVar[Context | None] = None
+
+    @property
+    def context(self) -> Context | None:
+        """The caller's context variables when it asked for its session; `None` where the event is not about a caller.
+
+        A copy: `e.context.run(trace.get_current_span)` is the span in which the caller was, and `e.context.get(variable)`
+        the value of a variable of the program's own. It may hold secrets of the program's, so do not print it as a whole.
+        """
+        return self._context
+
+
+E = TypeVar("E", bound=Event)
+
+
+def of_caller(event: E, context: Context | None) -> E:
+    """The event, with its caller's context variables."""
+    object.__setattr__(event, "_context", context)
+    return event
 
 
 @dataclass(frozen=True, kw_only=True)

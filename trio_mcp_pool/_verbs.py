@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 import trio
@@ -24,7 +25,7 @@ from ._call import check_arguments, run
 from ._callbacks import Elicit, Progress, ProgressFnT
 from ._core._core import Core
 from ._errors import OutcomeUnknownError, PoolError, SessionLostError
-from ._events import CallResent
+from ._events import CallResent, of_caller
 from ._groups import interrupt_in
 from ._lanes._lane import Lane
 from ._lanes._lease import Lease
@@ -120,7 +121,8 @@ class Verbs:
                     and not await _may_run_twice(lease, resending[0])
                 ):
                     raise first
-                self._core.call_resent(CallResent(at=trio.current_time(), server=server, scope=scope, method=verb))
+                resent = CallResent(at=trio.current_time(), server=server, scope=scope, method=verb)
+                self._core.call_resent(of_caller(resent, copy_context()))
                 return await run(lease, verb, *args, **kwargs)
             finally:
                 lane.release(lease)

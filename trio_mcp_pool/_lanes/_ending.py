@@ -78,7 +78,7 @@ def close(lane: LaneState, connection: Connection, reason: CloseReason, by: floa
     begin_closing(lane, connection, reason)
     now = trio.current_time()
     for lease in lane.matcher.end_all(connection):
-        lane.emit(events.LeaseEnded, connection, used=now - lease.since)
+        lane.emit(events.LeaseEnded, connection, lease.context, used=now - lease.since)
     if lane.stateful and was_session and reason != "shutdown" and lane.refusal is None:
         lane.note_loss(connection)
     if connection.owner is not None:

@@ -63,7 +63,7 @@ class Lane(LaneState):
             return None
         lease = matcher.lend(connection, trio.lowlevel.current_task(), in_block)
         if self.host.attentive:
-            matching.lease_started(self, connection, 0.0, queued=False)
+            matching.lease_started(self, lease, 0.0, queued=False)
         return lease
 
     @enable_ki_protection
@@ -123,7 +123,7 @@ class Lane(LaneState):
     @step
     def _released(self, lease: Lease, last: bool) -> None:
         connection = lease.connection
-        self.emit(events.LeaseEnded, connection, used=connection.used_at - lease.since)
+        self.emit(events.LeaseEnded, connection, lease.context, used=connection.used_at - lease.since)
         if last:
             self.used_at = connection.idle_since = connection.used_at
             self._no_lease_left(connection)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import Context
 from typing import Protocol, final
 
 import trio
@@ -24,7 +25,7 @@ class LeaseHolder(Protocol):
 class Lease:
     """One caller's claim on one connection, from acquire to release."""
 
-    __slots__ = ("connection", "ended", "holder", "in_block", "shared", "since", "task")
+    __slots__ = ("connection", "context", "ended", "holder", "in_block", "shared", "since", "task")
 
     def __init__(
         self, holder: LeaseHolder, connection: Connection, task: trio.lowlevel.Task | None, since: float, in_block: bool
@@ -39,6 +40,8 @@ class Lease:
         self.shared: bool = False
         """Whether another task has called through it: then that task may release it, too."""
         self.ended: bool = False
+        self.context: Context | None = None
+        """The context variables of that task when it acquired it, for the observers; `None` where there are none of these."""
 
 
 @final

@@ -17,7 +17,7 @@ from . import _ending as ending
 from . import _suspicion as suspicion
 from . import _waiting as waiting
 from ._host import step
-from ._lease import Waiter
+from ._lease import Lease, Waiter
 from ._state import LaneState
 
 
@@ -63,7 +63,7 @@ def hand_over(lane: LaneState, waiter: Waiter, connection: Connection) -> None:
     """Give a waiter a lease on this connection."""
     lease = lane.matcher.hand_over(waiter, connection)
     if lane.host.attentive:
-        lease_started(lane, connection, lease.since - waiter.since, queued=True)
+        lease_started(lane, lease, lease.since - waiter.since, queued=True)
 
 
 def plan_dials(lane: LaneState) -> bool:
@@ -147,7 +147,10 @@ def suspect_as_last_resort(lane: LaneState) -> Connection | None:
 
 
 @step
-def lease_started(lane: LaneState, connection: Connection, waited: float, *, queued: bool) -> None:
+def lease_started(lane: LaneState, lease: Lease, waited: float, *, queued: bool) -> None:
     """Tell of a lease that was given."""
-    lane.host.idle_changed(connection)
-    lane.emit(events.LeaseStarted, connection, waited=waited, queued=queued)
+    lane.host.idle_changed(lease.connection)
+    if lane.host.observed and lease.task is not None:
+        # A copy now: when the lease ends, its task may have set other values, or do another caller's job.
+        lease.context = lease.task.context.copy()
+    lane.emit(events.LeaseStarted, lease.connection, lease.context, waited=waited, queued=queued)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
+from contextvars import Context
 from typing import Any
 
 import trio
@@ -204,12 +205,19 @@ class LaneState(Listener, Matchable, LeaseHolder):
         self.shared.counts.max_sessions += limit - self.limit
         self.limit = limit
 
-    def emit(self, kind: Callable[..., events.Event], connection: Connection, **fields: Any) -> None:
-        """Tell the observers of an event of this connection."""
+    def emit(
+        self,
+        kind: Callable[..., events.Event],
+        connection: Connection,
+        caller: Context | None = None,
+        **fields: Any,
+    ) -> None:
+        """Tell the observers of an event of this connection, and of the caller with these context variables."""
         if self.host.observed:
-            self.host.emit(
-                kind(at=trio.current_time(), server=self.name, scope=self.scope, connection=connection.number, **fields)
+            event = kind(
+                at=trio.current_time(), server=self.name, scope=self.scope, connection=connection.number, **fields
             )
+            self.host.emit(events.of_caller(event, caller))
 
     def gauges(self) -> dict[str, int]:
         """How things stand, read off the collections; for tests, which compare it with what was counted."""

@@ -131,7 +131,7 @@ def enqueue(lane: LaneState, waiter: Waiter) -> None:
         )
     if lane.host.observed:
         started = events.WaitStarted(at=waiter.since, server=lane.name, scope=lane.scope)
-        lane.host.emit_before(position, started)
+        lane.host.emit_before(position, events.of_caller(started, waiter.task.context.copy()))
 
 
 @step
@@ -201,7 +201,7 @@ def left_queue(lane: LaneState, waiter: Waiter, reason: Literal["cancelled", "ti
             counts.acquires_cancelled += 1
         else:
             counts.acquires_timed_out += 1
-        emit_failed(lane, reason, waited, queued=True)
+        emit_failed(lane, waiter.task, reason, waited, queued=True)
 
 
 def timed_out(lane: LaneState, waiter: Waiter, timeout: float) -> AcquireTimeoutError:
@@ -226,7 +226,7 @@ def fail_waiters(lane: LaneState, error: PoolError) -> None:
 def fail_waiter(lane: LaneState, waiter: Waiter, error: PoolError) -> None:
     """Give one that waits this error."""
     waited = lane.matcher.fail_waiter(waiter, error)
-    emit_failed(lane, "rejected", waited, queued=True)
+    emit_failed(lane, waiter.task, "rejected", waited, queued=True)
 
 
 @step
@@ -244,7 +244,7 @@ def raise_refusal(lane: LaneState) -> None:
 def reject(lane: LaneState, error: PoolError) -> None:
     """Count and raise it."""
     lane.shared.counts.acquires_rejected += 1
-    emit_failed(lane, "rejected", 0.0, queued=False)
+    emit_failed(lane, trio.lowlevel.current_task(), "rejected", 0.0, queued=False)
     try:
         raise error
     finally:
@@ -252,16 +252,20 @@ def reject(lane: LaneState, error: PoolError) -> None:
 
 
 def emit_failed(
-    lane: LaneState, reason: Literal["cancelled", "timed out", "rejected"], waited: float, *, queued: bool
+    lane: LaneState,
+    caller: trio.lowlevel.Task,
+    reason: Literal["cancelled", "timed out", "rejected"],
+    waited: float,
+    *,
+    queued: bool,
 ) -> None:
     if lane.host.observed:
-        lane.host.emit(
-            events.AcquireFailed(
-                at=trio.current_time(),
-                server=lane.name,
-                scope=lane.scope,
-                reason=reason,
-                waited=waited,
-                queued=queued,
-            )
+        failed = events.AcquireFailed(
+            at=trio.current_time(),
+            server=lane.name,
+            scope=lane.scope,
+            reason=reason,
+            waited=waited,
+            queued=queued,
         )
+        lane.host.emit(events.of_caller(failed, caller.context.copy()))
