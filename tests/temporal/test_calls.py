@@ -11,14 +11,12 @@ from typing import Any
 
 import mcp
 import pytest
-from mcp.server import MCPServer
-from mcp.server.mcpserver import Context
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer, Worker
 
 from tests.bridge.servers import Scene, stdio
-from trio_mcp_pool import InProcessServer, PoolClosed, SessionOpened, StdioServer
+from trio_mcp_pool import PoolClosed, SessionOpened, StdioServer
 from trio_mcp_pool.temporal import PoolPlugin
 from trio_mcp_pool.testing import error, ok, read_log, scripted_stdio_server
 
@@ -187,26 +185,6 @@ def test_large_arguments_gathered_are_spread_over_workflow_tasks(address: str, r
         async with worker(client, queue, PoolPlugin({"s": stdio()})):
             assert await execute(client, queue, Gather, "s", "echo", 4, 1_900_000) == [1_900_000] * 4
             assert await execute(client, queue, Gather, "s", "echo", 30, 200_000) == [200_000] * 30
-
-    run(main)
-
-
-def test_workflow_ids_reach_the_server(address: str, run: Any) -> None:
-    seen: list[dict[str, Any]] = []
-    server = MCPServer("m")
-
-    @server.tool()
-    def look(context: Context) -> str:
-        seen.append(dict(context.request_context.meta or {}))
-        return "looked"
-
-    async def main() -> None:
-        client = await Client.connect(address)
-        queue = uuid.uuid4().hex
-        async with worker(client, queue, PoolPlugin({"s": InProcessServer(server)})):
-            await client.execute_workflow(Calls.run, args=[[["s", "look", {}]]], id=queue, task_queue=queue)
-        assert seen[0]["io.temporal/workflowId"] == queue
-        assert seen[0]["io.temporal/runId"]
 
     run(main)
 

@@ -13,13 +13,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from inspect import signature
 from typing import Any, final
 
 from temporalio.plugin import SimplePlugin
-from temporalio.worker import Worker, WorkerConfig, WorkflowRunner
+from temporalio.worker import Interceptor, Worker, WorkerConfig, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from trio_mcp_pool import Server, open_pool
@@ -116,9 +116,10 @@ class PoolPlugin(SimplePlugin):
             yield
             return
         mine = own_queue(worker.task_queue, uuid.uuid4().hex)
-        config = worker.config()
+        # What is in use, and not what was given: other plugins of the worker, such as OpenTelemetry's, add interceptors.
+        config = worker.config(active_config=True)
         common: dict[str, Any] = {
-            "interceptors": config.get("interceptors") or [],
+            "plugins": [_SameInterceptors(config.get("interceptors") or [])],
             "max_heartbeat_throttle_interval": config.get("max_heartbeat_throttle_interval"),
         }
         common = {name: value for name, value in common.items() if value is not None}
@@ -140,6 +141,23 @@ class PoolPlugin(SimplePlugin):
                 yield
         finally:
             self._inner.discard(mine)
+
+
+@final
+class _SameInterceptors(SimplePlugin):
+    """Gives an inner worker the interceptors of the worker beside which it runs.
+
+    The last of its plugins, for those of the client add theirs to every worker: given as `interceptors` they would be twice.
+    """
+
+    def __init__(self, interceptors: Sequence[Interceptor]) -> None:
+        super().__init__("trio_mcp_pool.inner")
+        self._interceptors = interceptors
+
+    def configure_worker(self, config: WorkerConfig) -> WorkerConfig:
+        """Called by Temporal."""
+        config["interceptors"] = self._interceptors
+        return config
 
 
 @final
