@@ -8,7 +8,7 @@ from typing import Any
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError
 
-from trio_mcp_pool.temporal.workflow import mcp_server
+from trio_mcp_pool.temporal.workflow import McpScope, McpServer, mcp_scope, mcp_server
 
 with workflow.unsafe.imports_passed_through():
     try:
@@ -17,6 +17,8 @@ with workflow.unsafe.imports_passed_through():
         TemporalMCPClient: Any = None  # type: ignore[no-redef]
 
 ARGUMENTS = {"text": "hello"}
+SCOPED = "scoped"
+"""The server whose calls are in scopes, where workers are killed."""
 
 
 @workflow.defn
@@ -55,30 +57,46 @@ class ThroughTemporalioMcp:
 
 @workflow.defn
 class KilledPool:
-    """Calls through the pool's plugin, on a queue whose workers are killed: the error's type, or `answered`, for each."""
+    """Calls through the pool's plugin, on a queue whose workers are killed. Returns `answered` or an error's type of each.
+
+    With `scoped`, the calls are in a scope, and where that is lost the workflow opens another and goes on in it.
+    """
 
     @workflow.run
-    async def run(self, queue: str, calls: list[list[str]]) -> list[str]:
-        said = []
-        for server, text in calls:
-            handle = mcp_server(server, task_queue=queue, heartbeat_timeout=timedelta(seconds=2))
-            try:
-                await handle.call_tool("echo", {"text": text})
-                said.append("answered")
-            except ApplicationError as error:
-                said.append(error.type or "")
+    async def run(self, queue: str, calls: list[list[str]], scoped: bool) -> list[str]:
+        said: list[str] = []
+        noticed = timedelta(seconds=2)
+        if not scoped:
+            for server, text in calls:
+                said.append(await learn(mcp_server(server, task_queue=queue, heartbeat_timeout=noticed), text))
+            return said
+        while len(told := [one for one in said if one != "SessionLostError"]) < len(calls):
+            async with mcp_scope(SCOPED, task_queue=queue, heartbeat_timeout=noticed) as mine:
+                for _, text in calls[len(told) :]:
+                    said.append(await learn(mine, text))
+                    if said[-1] == "SessionLostError":
+                        break
         return said
+
+
+async def learn(handle: McpServer | McpScope, text: str) -> str:
+    """Make one call."""
+    try:
+        await handle.call_tool("echo", {"text": text})
+    except ApplicationError as error:
+        return error.type or ""
+    return "answered"
 
 
 @workflow.defn
 class KilledTemporalioMcp:
-    """The same through `temporalio-mcp`, with a timeout that notices a lost worker as soon."""
+    """The same through `temporalio-mcp`. It has no scopes, and no heartbeats: the timeout notices a lost worker."""
 
     @workflow.run
-    async def run(self, queue: str, calls: list[list[str]]) -> list[str]:
+    async def run(self, queue: str, calls: list[list[str]], scoped: bool) -> list[str]:
         said = []
         for server, text in calls:
-            config = workflow.ActivityConfig(task_queue=queue, start_to_close_timeout=timedelta(seconds=2))
+            config = workflow.ActivityConfig(task_queue=queue, start_to_close_timeout=timedelta(seconds=5))
             try:
                 await TemporalMCPClient(server, activity_config=config).call_tool("echo", {"text": text})
                 said.append("answered")

@@ -96,10 +96,19 @@ class Scoped:
 
     @workflow.run
     async def run(
-        self, server: str, calls: list[list[Any]], idle: float = 600, wait: bool = False, heartbeat: float = 2
+        self,
+        server: str,
+        calls: list[list[Any]],
+        idle: float = 600,
+        wait: bool = False,
+        heartbeat: float = 2,
+        options: dict[str, Any] | None = None,
     ) -> list[Any]:
         async with mcp_scope(
-            server, idle_timeout=timedelta(seconds=idle), heartbeat_timeout=timedelta(seconds=heartbeat)
+            server,
+            idle_timeout=timedelta(seconds=idle),
+            heartbeat_timeout=timedelta(seconds=heartbeat),
+            activity_config=durations(options),  # type: ignore[arg-type]
         ) as mine:
             for tool, arguments, pause in calls:
                 if pause:

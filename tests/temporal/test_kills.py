@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 from temporalio.client import Client
 from temporalio.worker import Worker
 
+from benchmarks import temporal_kills
 from tests.processes import runs
 from trio_mcp_pool.temporal import PoolPlugin
 from trio_mcp_pool.testing import read_log
@@ -93,24 +93,27 @@ def ran(log: Path) -> list[str]:
     return [entry["tool"] for entry in read_log(log) if entry["event"] == "call"]
 
 
-@pytest.mark.parametrize("stage", ["dial", "call", "answer"])
+@pytest.mark.parametrize("stage", ["before", "dial", "call", "answer"])
 def test_a_worker_killed_at_each_stage_runs_no_tool_twice(address: str, run: Any, tmp_path: Path, stage: str) -> None:
-    """In the dial, after the request was written, and after the answer, while the next call is under way."""
+    """Before the dial, in it, after the request was written, and after the answer, while the next call is under way."""
 
     async def main() -> None:
         client = await Client.connect(address)
         queue, log = uuid.uuid4().hex, tmp_path / "log"
         script = {"address": address, "queue": queue, "servers": {"s": str(log)}, "workflows": False}
-        slowly = {"dial": {"spawn": 3.0}, "call": {"call": 30.0}, "answer": {}}[stage]
+        slowly = {"before": {}, "dial": {"spawn": 3.0}, "call": {"call": 30.0}, "answer": {}}[stage]
+        begun = tmp_path / "begun"
         calls = [["s", "echo", {"text": "first"}]]
         if stage == "answer":
             calls.append(["s", "sleep", {"seconds": 30}])
         with workers() as start:
             async with Worker(client, task_queue=queue, workflows=[Calls], plugins=[PoolPlugin()]):
-                first = start({**script, "slow": slowly})
+                first = start({**script, "slow": slowly, **({"hold": str(begun)} if stage == "before" else {})})
                 options = {"heartbeat_timeout": 2, "schedule_to_close_timeout": 40}
                 flow = await client.start_workflow(Calls.run, args=[calls, options], id=queue, task_queue=queue)
-                if stage == "dial":
+                if stage == "before":
+                    await until(begun.exists)
+                elif stage == "dial":
                     await until(lambda: any(e["event"] == "spawn" for e in read_log(log)))
                 else:
                     await until(lambda: len(ran(log)) == len(calls))
@@ -119,8 +122,9 @@ def test_a_worker_killed_at_each_stage_runs_no_tool_twice(address: str, run: Any
                 start(script)
                 said = await flow.result()
         last = said[-1]
+        # Also where nothing had been written: nobody lived to tell.
         assert (last["type"], last["outcome"]) == ("OutcomeUnknownError", "unknown"), said
-        assert ran(log) == {"dial": [], "call": ["echo"], "answer": ["echo", "sleep"]}[stage]
+        assert ran(log) == {"before": [], "dial": [], "call": ["echo"], "answer": ["echo", "sleep"]}[stage]
         await until(lambda: not any(runs(e["pid"]) for e in read_log(log) if e["event"] == "spawn"))
 
     run(main)
@@ -175,75 +179,50 @@ def test_a_scope_whose_worker_is_killed_says_so_once_and_a_new_one_opens_elsewhe
     run(main)
 
 
+def test_a_call_that_runs_when_the_worker_of_its_scope_is_killed_is_unknown(
+    address: str, run: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        client = await Client.connect(address)
+        queue, log = uuid.uuid4().hex, tmp_path / "log"
+        script = {"address": address, "queue": queue, "servers": {"s": str(log)}, "workflows": False}
+        with workers() as start:
+            async with Worker(client, task_queue=queue, workflows=[Scoped], plugins=[PoolPlugin()]):
+                first = start(script)
+                # Of the call alone it would be known much later.
+                args = ["s", [["sleep", {"seconds": 30}, 0], ["pid", {}, 0]], 600, False, 2, {"heartbeat_timeout": 60}]
+                flow = await client.start_workflow(Scoped.run, args=args, id=queue, task_queue=queue)
+                await until(lambda: ran(log))
+                first.kill()
+                said = await flow.result()
+        assert [(step["type"], step["outcome"]) for step in said] == [
+            ("OutcomeUnknownError", "unknown"),
+            ("SessionLostError", "not run"),
+        ]
+        assert ran(log) == ["sleep"]
+
+    run(main)
+    gc.collect()
+    # The attempt that the scope's end has overtaken fails later, and asyncio complains of errors that nobody looks at.
+    assert "never retrieved" not in caplog.text
+
+
 SEED = int(os.environ.get("KILLS_SEED", "1"))
 
 
 # The longer one takes minutes on a small machine; the bound of each test in `nox -s temporal` is two.
 @pytest.mark.parametrize(
-    "flows_in_all", [24, pytest.param(200, marks=[pytest.mark.exhaustive, pytest.mark.timeout(400)])]
+    ("workflows", "kills"),
+    [(24, 4), pytest.param(200, 20, marks=[pytest.mark.exhaustive, pytest.mark.timeout(400)])],
 )
 def test_workers_killed_at_random_run_no_call_twice_and_every_workflow_ends(
-    address: str, run: Any, tmp_path: Path, flows_in_all: int
+    address: str, run: Any, workflows: int, kills: int
 ) -> None:
-    """Two worker processes, three servers, one of them in scopes."""
-    chance = random.Random(SEED)
-
-    async def main() -> None:
-        client = await Client.connect(address)
-        queue = uuid.uuid4().hex
-        logs = {name: tmp_path / name for name in ("a", "b", "scoped")}
-        script = {
-            "address": address,
-            "queue": queue,
-            "servers": {name: str(log) for name, log in logs.items()},
-            "workflows": False,
-        }
-        with workers() as start:
-            async with Worker(client, task_queue=queue, workflows=[Calls, Scoped], plugins=[PoolPlugin()]):
-                running = [start(script), start(script)]
-                flows = []
-                args: list[Any]
-                for number in range(flows_in_all):
-                    text = f"{queue}-{number}"
-                    if number % 5 == 4:
-                        args = ["scoped", [["echo", {"text": f"{text}-{step}"}, 0] for step in range(5)]]
-                        flows.append(client.start_workflow(Scoped.run, args=args, id=text, task_queue=queue))
-                    else:
-                        calls = [[chance.choice("ab"), "echo", {"text": f"{text}-{step}"}] for step in range(5)]
-                        args = [calls, {"heartbeat_timeout": 2}]
-                        flows.append(client.start_workflow(Calls.run, args=args, id=text, task_queue=queue))
-                handles = []
-                kills = max(3, flows_in_all // 12)
-
-                async def kill() -> None:
-                    for _ in range(kills):
-                        await asyncio.sleep(chance.uniform(0.1, 0.8))
-                        which = chance.randrange(2)
-                        running[which].kill()
-                        running[which] = await asyncio.to_thread(start, script)
-
-                killing = asyncio.create_task(kill())
-                for flow in flows:
-                    handles.append(await flow)
-                    await asyncio.sleep(chance.uniform(0, 0.1))
-                await killing
-                results = await asyncio.gather(*(handle.result() for handle in handles), return_exceptions=True)
-        broken = [result for result in results if isinstance(result, BaseException)]
-        # A workflow in a scope that could not be opened ends with that error; all others return.
-        said = [step for result in results if not isinstance(result, BaseException) for step in result]
-        kinds = Counter(step["type"] if isinstance(step, dict) else "answered" for step in said)
-        times = Counter(
-            entry["arguments"]["text"] for log in logs.values() for entry in read_log(log) if entry["event"] == "call"
-        )
-        twice = {text: number for text, number in times.items() if number > 1}
-        print(f"{flows_in_all} workflows, {kills} kills: {dict(kinds)}, {len(broken)} raised, {len(twice)} twice")
-        assert twice == {}
-        assert broken == []
-        assert set(kinds) <= {"answered", "OutcomeUnknownError", "SessionLostError"}, kinds
-        answered = {step for step in said if isinstance(step, str)}
-        assert answered <= set(times)
-        await until(
-            lambda: not any(runs(e["pid"]) for log in logs.values() for e in read_log(log) if e["event"] == "spawn")
-        )
-
-    run(main, 300 if flows_in_all > 100 else 100)
+    """Two worker processes, three servers, one of them in scopes. No process of a server is left."""
+    seen = run(
+        lambda: temporal_kills.play("pool", address, workflows=workflows, kills=kills, pause=0.7, seed=SEED),
+        390 if workflows > 100 else 100,
+    )
+    print(seen)
+    assert seen.holds, seen
+    assert seen.kills > 0

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
+import trio
 from temporalio.client import Client
 from temporalio.worker import Worker
 
@@ -24,10 +26,18 @@ async def main(script: dict[str, Any]) -> None:
             break
         except RuntimeError:
             await asyncio.sleep(0.5)  # the server is busy
+
+    async def hold() -> dict[str, str]:
+        """The environment of a server that never starts: it says that the dial is due, and waits."""
+        Path(script["hold"]).touch()
+        await trio.sleep_forever()
+        return {}
+
     servers = {}
     for name, log in script["servers"].items():
         gates = {stage: slow(seconds) for stage, seconds in script.get("slow", {}).items()}
-        servers[name] = scripted_stdio_server(log=log, gates=gates)
+        more: dict[str, Any] = {"env": hold} if "hold" in script else {}
+        servers[name] = scripted_stdio_server(log=log, gates=gates, **more)
     plugin = PoolPlugin(servers, **({"max_scopes": script["max_scopes"]} if "max_scopes" in script else {}))
     async with Worker(
         client,

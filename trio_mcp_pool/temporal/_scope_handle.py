@@ -237,6 +237,7 @@ class _Holder:
         activity = self._activity
         assert activity is not None
         call = asyncio.ensure_future(attempt(name, request, **how))
+        call.add_done_callback(_look_at)
         try:
             await workflow.wait_condition(lambda: call.done() or activity.done())
             if not call.done():
@@ -260,8 +261,7 @@ class _Holder:
         activity = self._activity
         assert activity is not None
         if activity.done():
-            if not activity.cancelled():
-                activity.exception()  # looked at, so that nobody is told of it again
+            _look_at(activity)
             return
         # A handle rather than a coroutine in a task: where the SDK evicts the workflow, it refuses to start activities, and the
         # coroutine would be left unawaited.
@@ -279,3 +279,9 @@ class _Holder:
         except asyncio.CancelledError:
             activity.cancel()
             raise
+
+
+def _look_at(ended: asyncio.Future[Any]) -> None:
+    """Look at the exception of what has ended, if it has one: asyncio complains of one that nobody has looked at."""
+    if not ended.cancelled():
+        ended.exception()
