@@ -97,6 +97,13 @@ class Scene:
         def greet() -> str:
             return "hello"
 
+        @mcp.completion()
+        async def complete(
+            ref: object, argument: types.CompletionArgument, context: types.CompletionContext | None
+        ) -> types.Completion:
+            known = (context.arguments or {}) if context is not None else {}
+            return types.Completion(values=[f"{type(ref).__name__} {argument.value}...", *known.values()])
+
         self.mcp = mcp
         self.server = InProcessServer(mcp, policy=policy)
 

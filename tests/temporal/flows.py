@@ -6,6 +6,7 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
+import mcp_types as types
 from temporalio import workflow
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError
@@ -82,6 +83,10 @@ class Reads:
             "same": tools is again,
             "type": f"{type(result).__module__}.{type(result).__name__}",
             "resource": (await handle.read_resource("memo://hello")).contents[0].text,  # type: ignore[union-attr]
+            "completions": [
+                (await handle.complete(ref, {"name": "a", "value": "x"}, {"b": "y"})).completion.values
+                for ref in (types.PromptReference(name="greet"), types.ResourceTemplateReference(uri="memo://{a}"))
+            ],
             "prompt": (await handle.get_prompt("greet")).messages[0].content.text,  # type: ignore[union-attr]
         }
 

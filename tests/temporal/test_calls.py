@@ -45,6 +45,7 @@ def test_results_are_the_protocols_own_objects(address: str, run: Any, converter
         assert got["same"] is True
         assert got["type"] == "mcp_types._types.CallToolResult"
         assert (got["resource"], got["prompt"]) == ("hello", "hello")
+        assert got["completions"] == [["PromptReference x...", "y"], ["ResourceTemplateReference x...", "y"]]
 
     run(main)
 

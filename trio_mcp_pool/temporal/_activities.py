@@ -79,6 +79,7 @@ def _activity(
 ) -> Callable[..., Any]:
     @activity.defn(name=activity_name(prefix, server, operation))
     async def call(request: Request) -> Answer:
+        # `complete` takes no `_meta`.
         arguments = request.arguments if operation == "complete" else with_origin(request.arguments)
         with heartbeats():
             if request.scope is None:

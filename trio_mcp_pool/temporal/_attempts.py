@@ -26,7 +26,7 @@ from ._names import HEARTBEAT_TIMEOUT, LARGE, LARGEST_PAYLOAD, LARGEST_TASK, STA
 
 T = TypeVar("T")
 
-_ONCE = RetryPolicy(maximum_attempts=1)
+ONCE = RetryPolicy(maximum_attempts=1)
 
 
 class _Budget:
@@ -121,7 +121,7 @@ async def attempt(
                     name,
                     request,
                     result_type=result_type,
-                    retry_policy=_ONCE,
+                    retry_policy=ONCE,
                     schedule_to_close_timeout=remaining,
                     **options,
                 )
@@ -130,7 +130,7 @@ async def attempt(
             if isinstance(error.cause, CancelledError):
                 raise
             verdict = judge(error, server)
-        pause = _pause(policy, number, verdict)
+        pause = pause_after(policy, number, verdict)
         if verdict.outcome == "answered" or verdict.error.type in (policy.non_retryable_error_types or ()):
             raise verdict.error
         if policy.maximum_attempts and number >= policy.maximum_attempts:
@@ -142,7 +142,7 @@ async def attempt(
         await workflow.sleep(pause)
 
 
-def _pause(policy: RetryPolicy, number: int, verdict: Verdict) -> timedelta:
+def pause_after(policy: RetryPolicy, number: int, verdict: Verdict) -> timedelta:
     """What the policy says, and what the error asks for: the longer of the two."""
     longest = policy.maximum_interval or 100 * policy.initial_interval
     factor = min(policy.backoff_coefficient ** (number - 1), longest / policy.initial_interval)

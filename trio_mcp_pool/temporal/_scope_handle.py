@@ -20,7 +20,7 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError
 from temporalio.workflow import ActivityConfig, ActivityHandle
 
-from ._attempts import _pause, attempt
+from ._attempts import ONCE, attempt, pause_after
 from ._failures import failure, judge
 from ._names import (
     HEARTBEAT_TIMEOUT,
@@ -35,7 +35,6 @@ from ._names import (
 )
 from ._server_handle import McpServer
 
-_ONCE = RetryPolicy(maximum_attempts=1)
 _LONGEST = timedelta(days=365)
 
 
@@ -165,7 +164,7 @@ class _Holder:
                 return
             except ActivityError as error:
                 verdict = judge(error, self._servers[0])
-            pause = _pause(policy, number, verdict)
+            pause = pause_after(policy, number, verdict)
             out_of_time = deadline is not None and workflow.now() + pause >= deadline
             if out_of_time or (policy.maximum_attempts and number >= policy.maximum_attempts):
                 raise verdict.error
@@ -191,7 +190,7 @@ class _Holder:
                 start_to_close_timeout=_LONGEST,
                 schedule_to_start_timeout=timeout,
                 heartbeat_timeout=self._heartbeat,
-                retry_policy=_ONCE,
+                retry_policy=ONCE,
             )
             activity = self._activity
             try:
@@ -270,7 +269,7 @@ class _Holder:
             self.scope,
             task_queue=self.own_queue,
             schedule_to_close_timeout=2 * self._heartbeat,
-            retry_policy=_ONCE,
+            retry_policy=ONCE,
         )
         try:
             await asyncio.shield(closing)

@@ -136,6 +136,17 @@ class McpServer:
         request = {"name": name, "arguments": arguments, "meta": meta}
         return await self._read("get-prompt", request, types.GetPromptResult)
 
+    async def complete(
+        self,
+        ref: types.PromptReference | types.ResourceTemplateReference,
+        argument: dict[str, str],
+        context_arguments: dict[str, str] | None = None,
+    ) -> types.CompleteResult:
+        """Completions of an argument of a prompt or of a resource template."""
+        reference = ref.model_dump(mode="json", by_alias=True, exclude_none=True)
+        request = {"ref": reference, "argument": argument, "context_arguments": context_arguments}
+        return await self._read("complete", request, types.CompleteResult)
+
     async def _read(self, operation: str, request: dict[str, Any], model: type[M]) -> M:
         return model.model_validate((await self._activity(operation, request, _yes)).result)
 
