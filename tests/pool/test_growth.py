@@ -51,7 +51,8 @@ class Hollow(Server):
         await trio.lowlevel.checkpoint()
         if self.fails:
             raise OSError
-        yield SimpleNamespace(session=SimpleNamespace(list_tools=None, validate_tool_result=None))
+        inside = SimpleNamespace(list_tools=None, validate_tool_result=None)
+        yield SimpleNamespace(session=inside, log_level=None)
         await trio.sleep(self.closing())
 
 
