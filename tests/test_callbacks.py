@@ -74,6 +74,116 @@ async def test_a_callback_that_raises_harms_its_own_call_only_and_the_server_is_
     assert "raised ValueError" in caplog.text
 
 
+class Stop(BaseException):
+    """What is no `Exception`, as some libraries use for control flow."""
+
+
+async def stops(caller, *params):
+    raise Stop("hunter2")
+
+
+def is_not_async(caller, *params):
+    raise ValueError("hunter2")
+
+
+def takes_too_little(caller):
+    raise AssertionError("it is called with the question")
+
+
+async def returns_nothing(caller, *params):
+    return None
+
+
+async def returns_another_kind(caller, *params):
+    return types.EmptyResult()
+
+
+async def refuses(caller, *params):
+    return types.ErrorData(code=-32000, message="not now")
+
+
+@pytest.mark.parametrize(
+    ("elicit", "logged"),
+    [
+        (stops, "raised Stop"),
+        (is_not_async, "raised ValueError"),
+        (takes_too_little, "raised TypeError"),
+        (returns_nothing, "must return ElicitResult, not NoneType"),
+        (returns_another_kind, "must return ElicitResult, not EmptyResult"),
+    ],
+)
+async def test_whatever_a_callback_does_wrong_its_server_is_told_the_same_and_siblings_go_on(
+    elicit, logged, autojump_clock, caplog
+) -> None:
+    async def wait(seconds: float) -> str:
+        await trio.sleep(seconds)
+        return "fine"
+
+    server = ScriptedServer([ask, wait], eras="legacy")
+    async with open_pool({"s": server}, callbacks=Callbacks(elicit=elicit)) as pool, trio.open_nursery() as nursery:
+
+        async def other() -> None:
+            assert (await pool.call_tool("s", "wait", {"seconds": 2})).content[0].text == "fine"
+
+        nursery.start_soon(other)
+        with caplog.at_level(logging.ERROR), pytest.raises(mcp.MCPError) as caught:
+            await said(pool)
+        assert caught.value.error.message == "the client's callback failed"
+        assert f"server 's': the callback 'elicit' {logged}" in caplog.text
+        assert pool.statistics().connects == 1
+
+
+async def test_a_callback_may_answer_with_an_error_of_its_own(autojump_clock) -> None:
+    async with open_pool({"s": ScriptedServer([ask], eras="legacy")}, callbacks=Callbacks(elicit=refuses)) as pool:
+        with pytest.raises(mcp.MCPError, match="not now"):
+            await said(pool)
+
+
+async def test_every_kind_of_question_says_what_its_function_must_return(caplog) -> None:
+    functions = Callbacks(sample=returns_nothing, roots=returns_nothing, log=returns_nothing)
+    made = client_callbacks(functions, lambda: WHO)
+    assert (await made["sampling_callback"](None, None)).message == "the client's callback failed"
+    assert (await made["list_roots_callback"](None)).message == "the client's callback failed"
+    await made["logging_callback"](None)
+    assert [record.getMessage().partition("the callback ")[2] for record in caplog.records] == [
+        "'sample' must return CreateMessageResult or CreateMessageResultWithTools, not NoneType",
+        "'roots' must return ListRootsResult, not NoneType",
+    ]
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+async def test_R14_an_interrupt_of_a_callback_comes_out_bare_and_the_pool_closes(interrupt, autojump_clock) -> None:
+    async def interrupted(caller, params):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            raise interrupt("stop")
+
+    server = ScriptedServer([ask], eras="legacy")
+    with pytest.raises(interrupt):
+        async with open_pool({"s": server}, callbacks=Callbacks(elicit=interrupted)) as pool:
+            await said(pool)
+    assert server.open_connections == 0
+
+
+async def test_what_a_callback_raises_while_it_is_cancelled_is_logged_and_the_cancellation_goes_on(
+    autojump_clock, caplog
+) -> None:
+    async def fails_late(*args):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise ValueError("in clean-up")
+
+    report = progress_in_context(fails_late, "s")
+    with trio.move_on_after(1) as scope:
+        await report(0, None, None)
+        raise AssertionError("it was cancelled")
+    assert scope.cancelled_caught
+    assert "server 's': on_progress raised ExceptionGroup" in caplog.text
+
+
 def test_only_what_is_declared_is_announced() -> None:
     async def log(caller, params):
         pass

@@ -19,6 +19,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar, final
 
 import mcp_types as types
+import trio
 
 if TYPE_CHECKING:
     from mcp.client.session import ClientRequestContext
@@ -27,7 +28,7 @@ T = TypeVar("T")
 logger = logging.getLogger("trio_mcp_pool")
 
 FAILED: Final = "the client's callback failed"
-"""What a server is told of a callback that raised, whatever it raised."""
+"""What a server is told of a callback that raised, whatever it raised, or that returned something else."""
 
 
 @final
@@ -45,6 +46,10 @@ class Caller:
     """The tool that was called; `None` where the call is not known, or is none of a tool."""
     context: Context | None = None
     """The context variables of the call; `None` where the call is not known. The callback itself already runs in them."""
+
+
+_GOES_ON: Final = (KeyboardInterrupt, SystemExit, GeneratorExit, trio.Cancelled)
+_SAMPLED: Final = (types.CreateMessageResult, types.CreateMessageResultWithTools)
 
 
 class ProgressFnT(Protocol):
@@ -110,44 +115,69 @@ def client_callbacks(
         async def on_elicit(
             context: ClientRequestContext, params: types.ElicitRequestParams
         ) -> types.ElicitResult | types.ErrorData:
-            who = caller()
-            return await _answer("elicit", who, (elicit() or declared)(who, params))
+            return await _answer("elicit", types.ElicitResult, caller(), elicit() or declared, params)
 
         made["elicitation_callback"] = on_elicit
     if callbacks.sample is not None:
         sample = callbacks.sample
 
         async def on_sample(context: ClientRequestContext, params: types.CreateMessageRequestParams) -> Any:
-            who = caller()
-            return await _answer("sample", who, sample(who, params))
+            return await _answer("sample", _SAMPLED, caller(), sample, params)
 
         made["sampling_callback"] = on_sample
     if callbacks.roots is not None:
         roots = callbacks.roots
 
         async def on_roots(context: ClientRequestContext) -> types.ListRootsResult | types.ErrorData:
-            who = caller()
-            return await _answer("roots", who, roots(who))
+            return await _answer("roots", types.ListRootsResult, caller(), roots)
 
         made["list_roots_callback"] = on_roots
     if callbacks.log is not None:
         log = callbacks.log
 
         async def on_log(params: types.LoggingMessageNotificationParams) -> None:
-            who = caller()
-            await _answer("log", who, log(who, params))
+            await _answer("log", type(None), caller(), log, params)
 
         made["logging_callback"] = on_log
     return made
 
 
-async def _answer(what: str, who: Caller, answer: Awaitable[T]) -> T | types.ErrorData:
+async def _answer(
+    what: str, expected: type[T] | tuple[type[T], ...], who: Caller, callback: Callable[..., Awaitable[T]], *args: Any
+) -> T | types.ErrorData:
     try:
-        return await answer
-    except Exception as exc:
-        # The text goes to the program's own log, at the level of a bug in it, and nowhere else.
-        logger.error("server %r: the callback %r raised %s", who.server, what, type(exc).__name__, exc_info=exc)
-        return types.ErrorData(code=types.INTERNAL_ERROR, message=FAILED)
+        # Called in here: a function that is not async, or takes other arguments, raises before there is anything to await.
+        answer = await callback(who, *args)
+    except BaseException as exc:
+        _contain(exc, f"server {who.server!r}: the callback {what!r}")
+    else:
+        if isinstance(answer, expected) or isinstance(answer, types.ErrorData) or what == "log":
+            return answer
+        names = " or ".join(each.__name__ for each in (expected if isinstance(expected, tuple) else (expected,)))
+        logger.error(
+            "server %r: the callback %r must return %s, not %s", who.server, what, names, type(answer).__name__
+        )
+    return types.ErrorData(code=types.INTERNAL_ERROR, message=FAILED)
+
+
+def _contain(exc: BaseException, who: str) -> None:
+    """Log what a callback raised, at the level of a bug in the program; its text goes there and nowhere else.
+
+    An interrupt and a cancellation go on: those are not the callback's. Anything else, also what is no `Exception`, would
+    end the session under all other calls, because callbacks run in the session's tasks.
+    """
+    going_on: BaseException | None = None
+    own: BaseException | None = None
+    if isinstance(exc, BaseExceptionGroup):
+        going_on, own = exc.split(_GOES_ON)
+    elif isinstance(exc, _GOES_ON):
+        going_on = exc
+    else:
+        own = exc
+    if own is not None:
+        logger.error("%s raised %s", who, type(own).__name__, exc_info=own)
+    if going_on is not None:
+        raise going_on
 
 
 # Running a callback in the context of its caller, whichever task it runs in.
@@ -188,7 +218,7 @@ def progress_in_context(
     async def report(progress: float, total: float | None, message: str | None) -> None:
         try:
             await _InContext(context, on_progress(progress, total, message))
-        except Exception as exc:
-            logger.error("server %r: on_progress raised %s", server, type(exc).__name__, exc_info=exc)
+        except BaseException as exc:
+            _contain(exc, f"server {server!r}: on_progress")
 
     return report
