@@ -151,7 +151,7 @@ async def _answer(
     except BaseException as exc:
         _contain(exc, f"server {who.server!r}: the callback {what!r}")
     else:
-        if isinstance(answer, expected) or isinstance(answer, types.ErrorData) or what == "log":
+        if isinstance(answer, (expected, types.ErrorData)) or what == "log":
             return answer
         names = " or ".join(each.__name__ for each in (expected if isinstance(expected, tuple) else (expected,)))
         logger.error(

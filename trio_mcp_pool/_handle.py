@@ -74,7 +74,10 @@ class Handle(Verbs):
         Works in both eras. The block holds a lease, so its session stays open. When the session is lost, it subscribes again,
         and the next update says that something may have been missed. Several updates that were not read yet are one.
 
-        Entering raises what acquiring a session raises, `ValueError` if the server offers no subscriptions, and
-        `mcp.MCPError` if it refuses this one. Entering and leaving checkpoint; leaving takes up to 2 s.
+        Raises `TypeError` for a URI that is no `str`. Entering raises what acquiring a session raises, `ValueError` if the
+        server offers no subscriptions, and `mcp.MCPError` if it refuses this one. Entering and leaving checkpoint; leaving,
+        and a cancellation of entering, take up to 2 s.
         """
+        if not isinstance(uri, str):
+            raise TypeError(f"uri must be a str, not {type(uri).__name__}")
         return subscribe(self.catalog, self.catalog._source, server, uri)

@@ -228,7 +228,7 @@ class Pool(Handle):
         Each comes with its server, scope and session number. `server` and `scope` name one of them (default: all). A reader
         that is more than `buffer` (default 1,000) behind loses the oldest; `missed` counts them. It begins with this call
         and ends when the pool closes. In the modern era a server says what it is listened to for: changes of its lists.
-        Synchronous. Raises `UnknownServerError`.
+        Synchronous. Raises `UnknownServerError`, and `TypeError` or `ValueError` for a `buffer` that is no number from 1 on.
         """
         return self.catalog.notifications(server, scope, buffer=buffer)
 

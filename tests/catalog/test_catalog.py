@@ -409,6 +409,14 @@ async def test_changes_are_differences_to_what_this_reader_saw_last(autojump_clo
         await anext(changes)
 
 
+async def test_reading_a_change_checkpoints_even_where_there_is_one_already(autojump_clock) -> None:
+    async with open_pool({"s": ScriptedServer()}) as pool:
+        changes = pool.catalog.changes()
+        await pool.catalog.refresh()
+        with assert_checkpoints():
+            assert await anext(changes)
+
+
 async def test_servers_that_are_added_removed_and_replaced(autojump_clock) -> None:
     async with open_pool({"a": ScriptedServer()}) as pool:
         tools = await pool.toolset()

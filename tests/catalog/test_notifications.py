@@ -10,7 +10,7 @@ import trio
 
 from trio_mcp_pool import PoolPolicy, UnknownServerError, open_pool
 from trio_mcp_pool.catalog import ResourceUpdate
-from trio_mcp_pool.testing import ScriptedServer, error, ok
+from trio_mcp_pool.testing import ScriptedServer, error, never, ok, slow
 
 BOTH = pytest.mark.parametrize("eras", ["legacy", "modern"])
 URI = "memo://hello"
@@ -103,6 +103,95 @@ async def test_updates_of_a_resource_come_in_both_eras(eras, autojump_clock) -> 
             assert scope.cancelled_caught
         await trio.sleep(11)
         assert server.open_connections == 0
+
+
+async def test_two_tasks_may_read_the_same_notifications(autojump_clock) -> None:
+    server = ScriptedServer(eras="legacy")
+    async with open_pool({"s": server}) as pool:
+        await pool.wait_ready()
+        reader, seen = pool.notifications(), []
+
+        async def read() -> None:
+            seen.append((await anext(reader)).method)
+
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read)
+                nursery.start_soon(read)
+                for kind in ("tools", "prompts"):
+                    await settle()
+                    server.notify(f"notifications/{kind}/list_changed")
+    assert seen == ["notifications/tools/list_changed", "notifications/prompts/list_changed"]
+
+
+@pytest.mark.parametrize(
+    ("buffer", "error", "said"),
+    [(0, ValueError, "buffer must be at least 1, not 0"), ("9", TypeError, "buffer must be an int, not str")],
+)
+async def test_a_buffer_must_be_a_number_from_1_on(buffer, error, said, autojump_clock) -> None:
+    async with open_pool({"s": ScriptedServer()}) as pool:
+        with pytest.raises(error, match=said):
+            pool.notifications(buffer=buffer)
+
+
+@BOTH
+async def test_two_tasks_may_read_the_same_updates(eras, autojump_clock) -> None:
+    server = ScriptedServer(eras=eras)
+    async with open_pool({"s": server}) as pool, pool.subscribe("s", URI) as updates:
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(anext, updates)
+                nursery.start_soon(anext, updates)
+                for _ in range(2):
+                    await settle()
+                    server.notify("notifications/resources/updated", {"uri": URI})
+
+
+async def test_what_only_begins_like_the_resource_is_another(autojump_clock) -> None:
+    server = ScriptedServer(eras="legacy")
+    async with open_pool({"s": server}) as pool:
+        async with pool.subscribe("s", "memo://a") as updates:
+            for uri in ("memo://ab", "memo://a/b", "memo://a"):
+                server.notify("notifications/resources/updated", {"uri": uri})
+            await settle()
+            assert [(await anext(updates)).uri for _ in range(2)] == ["memo://a/b", "memo://a"]
+        with pytest.raises(TypeError, match="uri must be a str, not int"):
+            pool.subscribe("s", 3)
+
+
+async def test_a_reader_that_is_cancelled_while_it_subscribes_leaves_the_next_one_subscribed(
+    autojump_clock, asked
+) -> None:
+    server = ScriptedServer(eras="legacy")
+    async with open_pool({"s": server}) as pool:
+        await pool.wait_ready()
+        server.gates["stream"] = slow(1)
+
+        async def impatient() -> None:
+            with trio.move_on_after(0.5):
+                async with pool.subscribe("s", URI):
+                    raise AssertionError("it was cancelled before")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(impatient)
+            await settle()
+            async with pool.subscribe("s", URI) as second, pool.subscribe("s", URI):
+                assert asked == ["resources/subscribe", "resources/unsubscribe", "resources/subscribe"]
+                server.notify("notifications/resources/updated", {"uri": URI})
+                assert await anext(second) == ResourceUpdate(URI)
+            assert asked[3:] == ["resources/unsubscribe"]
+        assert pool.catalog._resource_readers == {}
+
+
+async def test_leaving_takes_two_seconds_where_the_server_does_not_answer(autojump_clock, asked) -> None:
+    server = ScriptedServer(eras="legacy")
+    async with open_pool({"s": server}) as pool:
+        async with pool.subscribe("s", URI):
+            server.gates["stream"] = never
+            left_at = trio.current_time()
+        assert trio.current_time() - left_at == 2
+        assert pool.catalog._resource_readers == {}
+        assert pool.catalog._hearers == {}
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, final
 
-if TYPE_CHECKING:
-    import trio
+import trio
 
+if TYPE_CHECKING:
     from ._entries import Entry
     from ._source import Kind
 
@@ -86,6 +86,7 @@ class Changes:
 
     async def __anext__(self) -> CatalogChange:
         """The next difference, as soon as there is one. Checkpoints."""
+        await trio.lowlevel.checkpoint()
         while True:
             moved = self._catalog._moved
             change = self._next()

@@ -42,7 +42,11 @@ class Notifications:
     """An async iterator over notifications. Ends when the pool, or the scope, closes. Made by `Pool.notifications`."""
 
     def __init__(self, server: str | None, scope: Hashable, buffer: int) -> None:
-        """For the pool itself."""
+        """For the pool itself. Raises `TypeError`, `ValueError`."""
+        if isinstance(buffer, bool) or not isinstance(buffer, int):
+            raise TypeError(f"buffer must be an int, not {type(buffer).__name__}")
+        if buffer < 1:
+            raise ValueError(f"buffer must be at least 1, not {buffer}")
         self._server = server
         self._scope = scope
         self._waiting: deque[ServerNotice] = deque(maxlen=buffer)
@@ -58,12 +62,13 @@ class Notifications:
         return self
 
     async def __anext__(self) -> ServerNotice:
-        """The next one, as soon as there is one. Checkpoints."""
+        """The next one, as soon as there is one. Several tasks may read: each notification goes to one of them. Checkpoints."""
         await trio.lowlevel.checkpoint()
         while not self._waiting:
             if self._ended:
                 raise StopAsyncIteration
-            self._arrived = trio.Event()
+            if self._arrived.is_set():  # otherwise another task waits for it already
+                self._arrived = trio.Event()
             await self._arrived.wait()
         return self._waiting.popleft()
 

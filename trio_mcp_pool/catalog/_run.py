@@ -59,6 +59,7 @@ class OutcomeStream:
         return self
 
     async def __anext__(self) -> Outcome:
+        """The next one, as soon as there is one; after the block was left there is none. Checkpoints."""
         try:
             return await self._receive.receive()
         except (trio.EndOfChannel, trio.ClosedResourceError):

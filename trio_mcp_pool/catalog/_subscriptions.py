@@ -63,12 +63,13 @@ class Updates:
         return self
 
     async def __anext__(self) -> ResourceUpdate:
-        """The next update, as soon as there is one. Raises what subscribing again raised. Checkpoints."""
+        """The next update, as soon as there is one, for one reader. Raises what subscribing again raised. Checkpoints."""
         await trio.lowlevel.checkpoint()
         while not self._waiting:
             if self._error is not None:
                 raise self._error
-            self._arrived = trio.Event()
+            if self._arrived.is_set():  # otherwise another task waits for it already
+                self._arrived = trio.Event()
             await self._arrived.wait()
         uri = next(iter(self._waiting))
         return ResourceUpdate(uri, self._waiting.pop(uri))
@@ -165,38 +166,61 @@ async def _subscribed(catalog: Catalog, source: Source, session: Session, update
 
     def heard(notice: ServerNotice) -> None:
         told = notice.notification
-        if isinstance(told, types.ResourceUpdatedNotification) and str(told.params.uri).startswith(updates.uri):
+        if isinstance(told, types.ResourceUpdatedNotification) and _is_within(str(told.params.uri), updates.uri):
             updates._put(str(told.params.uri))
 
     forget = catalog._hear(session.server, source.scope, heard)
+    readers.users += 1
     try:
-        async with readers.lock:
-            if readers.count == 0:
-                # As a request: the SDK's own method warns of the end of its era, which is known here.
-                subscribing = types.SubscribeRequest(params=types.SubscribeRequestParams(uri=updates.uri))
-                await session.send_request(subscribing, types.EmptyResult)
-            readers.count += 1
+        await _join(session, updates.uri, readers)
         try:
             yield
         finally:
-            await _part(catalog, session, key, readers)  # noqa: ASYNC102 (shielded and bounded inside)
+            await _part(session, updates.uri, readers)  # noqa: ASYNC102 (shielded and bounded inside)
     finally:
         forget()
+        readers.users -= 1
+        if readers.users == 0:
+            del catalog._resource_readers[key]
+
+
+def _is_within(uri: str, followed: str) -> bool:
+    """Whether it is the resource that is followed, or one below it: `memo://a/b` is below `memo://a`, `memo://ab` is not."""
+    if not uri.startswith(followed):
+        return False
+    return len(uri) == len(followed) or followed.endswith("/") or uri[len(followed)] in "/?#"
+
+
+async def _join(session: Session, uri: str, readers: Readers) -> None:
+    """The first reader subscribes. Cancelled meanwhile, it unsubscribes: the server may have done it already."""
+    async with readers.lock:
         if readers.count == 0:
-            catalog._resource_readers.pop(key, None)
+            try:
+                # As a request: the SDK's own method warns of the end of its era, which is known here.
+                subscribing = types.SubscribeRequest(params=types.SubscribeRequestParams(uri=uri))
+                await session.send_request(subscribing, types.EmptyResult)
+            except trio.Cancelled:
+                with trio.move_on_after(_PARTING, shield=True):
+                    await _unsubscribe(session, uri)
+                raise
+        readers.count += 1
 
 
-async def _part(catalog: Catalog, session: Session, key: tuple[int, str], readers: Readers) -> None:
+async def _part(session: Session, uri: str, readers: Readers) -> None:
     """The last reader takes leave of the resource."""
     with trio.move_on_after(_PARTING, shield=True):
         async with readers.lock:
             readers.count -= 1
             if readers.count == 0:
-                try:
-                    leaving = types.UnsubscribeRequest(params=types.UnsubscribeRequestParams(uri=key[1]))
-                    await session.send_request(leaving, types.EmptyResult)
-                except Exception:
-                    return  # the session is gone, and its subscriptions with it
+                await _unsubscribe(session, uri)
+
+
+async def _unsubscribe(session: Session, uri: str) -> None:
+    try:
+        leaving = types.UnsubscribeRequest(params=types.UnsubscribeRequestParams(uri=uri))
+        await session.send_request(leaving, types.EmptyResult)
+    except Exception:
+        return  # the session is gone, and its subscriptions with it
 
 
 async def _read(events: Any, updates: Updates) -> None:
