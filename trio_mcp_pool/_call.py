@@ -249,9 +249,15 @@ async def _verdict(lease: Lease, call: Call, exc: Exception) -> Exception:
     return exc
 
 
+_ENDLESS: Final = ("Circular reference detected", "Maximum serialization depth exceeded")
+"""What pydantic says of a value that is in itself, or nested too deeply, in an error of no class of its own."""
+
+
 def _is_about_request(exc: Exception, call: Call) -> bool:
     """Whether the SDK could not even make the request."""
     if isinstance(exc, PydanticSerializationError | UnicodeEncodeError):
+        return not call.answers
+    if type(exc) is ValueError and text_of(exc).startswith(_ENDLESS) and _raised_by_sdk(exc):
         return not call.answers
     # On a wire that does not report what was written, the name of the model decides.
     return isinstance(exc, ValidationError) and (not call.written or exc.title.endswith(("Params", "Request")))

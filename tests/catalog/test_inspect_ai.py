@@ -82,6 +82,19 @@ async def test_errors_are_its_tool_errors_and_pictures_its_content(autojump_cloc
         assert picture.image.startswith("data:image/png;base64,")
 
 
+async def test_what_a_hook_raises_says_truly_whether_the_tool_ran(autojump_clock) -> None:
+    from inspect_ai.tool import ToolError
+
+    async def approve(call):
+        raise ValueError("hunter2")
+
+    async with open_pool({"s": ScriptedServer()}) as pool:
+        echo, _ = (await pool.toolset(approve=approve)).to_inspect_ai()
+        with pytest.raises(ToolError) as caught:
+            await echo.tool(text="x")
+    assert caught.value.message == "The call failed in the program itself (ValueError). Nothing ran."
+
+
 def test_a_task_runs_inside_of_a_pool_on_trio_with_one_connection_for_two_samples(
     tmp_path: Path, monkeypatch: Any
 ) -> None:

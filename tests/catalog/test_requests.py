@@ -46,6 +46,7 @@ COMPLETION = {
         }
     ],
 }
+FUNCTION_CALL = {"type": "function_call", "id": "f1", "call_id": "c1", "name": "a__x", "arguments": '{"q": 1}'}
 RESPONSE = {
     "id": "resp_1",
     "object": "response",
@@ -62,7 +63,7 @@ RESPONSE = {
     "top_p": 1,
     "output": [
         {"type": "reasoning", "id": "r1", "summary": []},
-        {"type": "function_call", "id": "f1", "call_id": "c1", "name": "a__x", "arguments": '{"q": 1}'},
+        FUNCTION_CALL,
         {"type": "function_call", "id": "f2", "call_id": "c3", "name": "a__y", "arguments": ""},
     ],
 }
@@ -99,6 +100,17 @@ response = openai.types.responses.Response.model_validate(RESPONSE)
         ([("a__x", {"q": 1})], [ToolRequest("a__x", {"q": 1})]),
         (("a__x", {"q": 1}), [ToolRequest("a__x", {"q": 1})]),
         ([], []),
+        # What servers make of the formats that are not their own: something is missing, or null.
+        ([{"type": "tool_use", "name": "a__x"}], [ToolRequest("a__x", None, None, "anthropic")]),
+        ([{"type": "tool_use", "name": None, "id": 3, "input": None}], [ToolRequest("", None, None, "anthropic")]),
+        ([{"function": {"name": "a__x"}, "id": "c1"}], [ToolRequest("a__x", None, "c1", "chat")]),
+        (
+            {"tool_calls": [{"function": {"name": "a__x", "arguments": None}}]},
+            [ToolRequest("a__x", None, None, "chat")],
+        ),
+        ({"tool_calls": [{"function": None}, {"id": "c1"}, None]}, []),
+        ({"tool_calls": None, "content": None}, []),
+        ({"output": [{"type": "function_call", "name": "a__x"}]}, [ToolRequest("a__x", None, None, "responses")]),
     ],
     ids=lambda each: type(each).__name__,
 )
@@ -111,6 +123,55 @@ def test_every_shape_is_read(given, expected) -> None:
 @pytest.mark.parametrize("given", [None, "text", b"text", 3, len, [3], [("a", 1, 2)], [(1, 2)]], ids=repr)
 def test_what_is_no_response_is_refused_with_what_is_taken(given) -> None:
     with pytest.raises(TypeError, match="run|pair"):
+        read_requests(given)
+
+
+CHUNK = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion.chunk",
+    "created": 1,
+    "model": "m",
+    "choices": [{"index": 0, "finish_reason": None, "delta": {"tool_calls": [{"index": 0, "id": "c1"}]}}],
+}
+EVENT = {
+    "type": "content_block_start",
+    "index": 0,
+    "content_block": {"type": "tool_use", "id": "t1", "name": "a__x", "input": {}},
+}
+RESPONSE_EVENT = {
+    "type": "response.output_item.done",
+    "output_index": 0,
+    "sequence_number": 1,
+    "item": FUNCTION_CALL,
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (CHUNK, "a chunk of a completion: collect the whole message first"),
+        (openai.types.chat.ChatCompletionChunk.model_validate(CHUNK), "a chunk of a completion: collect the whole"),
+        (EVENT, "an event of a stream, 'content_block_start': collect the whole message first"),
+        (
+            anthropic.types.RawContentBlockStartEvent.model_validate(EVENT),
+            "an event of a stream, 'content_block_start'",
+        ),
+        ([{"type": "message_start", "message": {}}], "an event of a stream, 'message_start'"),
+        (
+            openai.types.responses.ResponseOutputItemDoneEvent.model_validate(RESPONSE_EVENT),
+            "'response.output_item.done'",
+        ),
+        ({"type": "error", "error": {"type": "overloaded_error"}}, "the provider's error instead of a response"),
+        ({"choices": [{"message": None}]}, "a completion whose first choice has no message"),
+        ({"choices": [None]}, "a completion whose first choice has no message"),
+        ({"choices": None}, "run takes a message"),
+        ({"output": None}, "run takes a message"),
+        ({"tool_calls": {"id": "c1"}}, "whose tool_calls are no list, but dict"),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_what_would_be_taken_for_a_response_without_calls_is_refused(given, said) -> None:
+    with pytest.raises(TypeError, match=said):
         read_requests(given)
 
 

@@ -368,8 +368,8 @@ async def test_errors_are_text_that_helps_a_model(autojump_clock) -> None:
         ("not on a Friday", "the call of 'z__write' was not made: not on a Friday", []),
         ({"path": "y"}, "wrote y", [{"path": "y"}]),
         ({"path": 3}, "the arguments of 'z__write' do not fit its schema: path: expected string, got integer", []),
-        (None, "The call failed in the program itself (TypeError).", []),
-        (ValueError("hunter2"), "The call failed in the program itself (ValueError).", []),
+        (None, "The call failed in the program itself (TypeError). Nothing ran.", []),
+        (ValueError("hunter2"), "The call failed in the program itself (ValueError). Nothing ran.", []),
     ],
 )
 async def test_approve_says_yes_or_no_or_changes_the_arguments(answer, text, ran, autojump_clock) -> None:
@@ -437,8 +437,20 @@ async def test_a_deadline_that_around_swallows_is_no_success(autojump_clock) -> 
             await tools.call("z__read", {"path": "x"})
 
 
-@pytest.mark.parametrize(("where", "known"), [("before", "not run"), ("after", "answered")])
-async def test_what_around_raises_is_that_calls_error_and_siblings_never_notice(where, known, autojump_clock) -> None:
+@pytest.mark.parametrize(
+    ("where", "known", "told"),
+    [
+        ("before", "not run", "The call failed in the program itself (ValueError). Nothing ran."),
+        (
+            "after",
+            "answered",
+            "The tool has run, but its result was lost. The call failed in the program itself (ValueError).",
+        ),
+    ],
+)
+async def test_what_around_raises_is_that_calls_error_and_siblings_never_notice(
+    where, known, told, autojump_clock
+) -> None:
     @asynccontextmanager
     async def around(call):
         if call.arguments["path"] == "bad" and where == "before":
@@ -450,9 +462,109 @@ async def test_what_around_raises_is_that_calls_error_and_siblings_never_notice(
     async with open_pool({"z": files()}) as pool:
         tools = await pool.toolset(around=around)
         bad, good = await tools.run([("z__read", {"path": "bad"}), ("z__read", {"path": "good"})])
-        assert (bad.text, bad.outcome) == ("The call failed in the program itself (ValueError).", known)
+        assert (bad.text, bad.outcome) == (told, known)
         assert (bad.result is not None) == (where == "after")
         assert (good.text, good.error) == ("text of good", None)
+
+
+class Stop(BaseException):
+    """What is no `Exception`, as some libraries use for control flow."""
+
+
+@asynccontextmanager
+async def swallow(call):
+    try:
+        yield
+    except BaseException:
+        pass
+
+
+async def test_a_cancellation_that_around_swallows_does_not_come_out_as_an_error(autojump_clock) -> None:
+    async with open_pool({"z": files(gates={"call": slow(60)})}) as pool:
+        tools = await pool.toolset(around=swallow)
+        asked = [("z__read", {"path": "x"})]
+        for call in (tools.call(*asked[0]), tools.run(asked), tools.run(asked * 3)):
+            with trio.move_on_after(5) as scope:
+                await call
+                raise AssertionError("it was cancelled")
+            assert scope.cancelled_caught
+        assert pool.statistics().leases_in_flight == 0
+
+
+@pytest.mark.parametrize("where", ["approve", "before", "after"])
+async def test_what_is_no_exception_and_comes_out_of_a_hook_ends_the_run_and_nothing_of_other_runs(
+    where, autojump_clock
+) -> None:
+    def stop_at(here: str, call) -> None:
+        if here == where and call.arguments["path"] == "bad":
+            raise Stop
+
+    async def approve(call):
+        stop_at("approve", call)
+        return True
+
+    @asynccontextmanager
+    async def around(call):
+        stop_at("before", call)
+        yield
+        stop_at("after", call)
+
+    async with open_pool({"z": files(gates={"call": slow(1)})}) as pool, trio.open_nursery() as nursery:
+        tools = await pool.toolset(approve=approve, around=around)
+
+        async def other() -> None:
+            [outcome] = await tools.run([("z__read", {"path": "good"})])
+            assert outcome.text == "text of good"
+
+        nursery.start_soon(other)
+        for number in (1, 2):
+            with pytest.raises(Stop):
+                await tools.run([("z__read", {"path": "bad"}), ("z__read", {"path": "good"})][:number])
+        assert pool.statistics().connects == 1
+
+
+def nested(levels: int):
+    value: object = "x"
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+ENDLESS = {}
+ENDLESS["a"] = ENDLESS
+
+
+@pytest.mark.parametrize("approved", [True, False])
+@pytest.mark.parametrize(
+    "value", [nested(400), nested(3000), ENDLESS, "[" * 900 + "]" * 900, {"a": object()}], ids=lambda each: type(each)
+)
+async def test_arguments_that_cannot_be_sent_are_the_models_mistake_and_nothing_ran(
+    value, approved, autojump_clock
+) -> None:
+    async def approve(call):
+        return True
+
+    server = ScriptedServer({"any": tool(lambda arguments: "x", input_schema={"type": "object"})})
+    async with open_pool({"z": server}) as pool:
+        tools = await pool.toolset(approve=approve if approved else None)
+        given = f'{{"a": {value}}}' if isinstance(value, str) else {"a": value}
+        bad, good = await tools.run([("z__any", given), ("z__any", {})])
+        assert isinstance(bad.error, InvalidArgumentsError)
+        assert bad.outcome == "not run"
+        assert "must be JSON values" in bad.text
+        assert good.text == "x"
+        assert [call.arguments for call in server.calls] == [{}]
+
+
+async def test_two_requests_of_one_id_are_both_run_and_both_answered(autojump_clock) -> None:
+    uses = [{"type": "tool_use", "id": "t1", "name": "z__read", "input": {"path": path}} for path in "ab"]
+    async with open_pool({"z": files()}) as pool:
+        tools = await pool.toolset()
+        answered = (await tools.run(uses)).to_anthropic()["content"]
+        assert [(each["tool_use_id"], each["content"][0]["text"]) for each in answered] == [
+            ("t1", "text of a"),
+            ("t1", "text of b"),
+        ]
 
 
 async def test_a_nursery_of_around_does_not_wrap_what_the_call_raised(autojump_clock) -> None:

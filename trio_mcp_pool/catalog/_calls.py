@@ -11,12 +11,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
+import trio
+
 from .._errors import CallOutcome, InvalidArgumentsError, OutcomeUnknownError, ToolDeniedError
 from .._groups import sole_error
 from ._arguments import read_arguments
 from ._checks import Checker
 from ._explain import outcome_of
-from ._hooks import Approve, Around, make_call
+from ._hooks import Approve, Around, ToolCall, make_call
 from ._run import Limits
 from ._strict import without_nulls
 
@@ -58,6 +60,17 @@ class Attempt:
         return outcome_of(self.failure if isinstance(self.failure, Exception) else error, self.begun)
 
 
+def _shown(named: SetTool, arguments: dict[str, Any]) -> ToolCall:
+    try:
+        return make_call(named.name, named.server, named.tool, arguments)
+    except Exception as why:
+        # They cannot be copied, and so are no JSON: too deep, or with something in them that is a program's own.
+        raise InvalidArgumentsError(
+            f"the arguments of {named.name!r} must be JSON values, and not nested too deeply ({type(why).__name__})",
+            server=named.server,
+        ) from None
+
+
 @final
 class Calls:
     """How a set makes its calls."""
@@ -97,7 +110,7 @@ class Calls:
 
     async def _approved(self, named: SetTool, arguments: dict[str, Any]) -> dict[str, Any]:
         assert self._approve is not None
-        answer = await self._approve(make_call(named.name, named.server, named.tool, arguments))
+        answer = await self._approve(_shown(named, arguments))
         if answer is True:
             return arguments
         if answer is False or isinstance(answer, str):
@@ -122,7 +135,7 @@ class Calls:
             attempt.result = await self._source.call_tool(named.server, named.tool.name, arguments, **options)
             return attempt.result
         try:
-            async with self._around(make_call(named.name, named.server, named.tool, arguments)):
+            async with self._around(_shown(named, arguments)):
                 attempt.begun = True
                 try:
                     attempt.result = await self._source.call_tool(named.server, named.tool.name, arguments, **options)
@@ -139,6 +152,8 @@ class Calls:
         # The hook swallowed what ended the call: its own deadline, mostly. That does not make it a success.
         if isinstance(attempt.failure, Exception):
             raise attempt.failure
+        # Where it was a cancellation from outside, the caller must not get an error in its place.
+        await trio.lowlevel.checkpoint_if_cancelled()
         raise OutcomeUnknownError(
             f"the block around the call of {named.name!r} ended it before its answer came: it may have run",
             server=named.server,

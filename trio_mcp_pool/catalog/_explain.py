@@ -45,7 +45,10 @@ def explain(error: BaseException, outcome: CallOutcome) -> str:
     text = _say(error)
     if outcome == "unknown":
         return f"{text} {MAY_HAVE_RUN}"
-    return text
+    if isinstance(error, MCPError | PoolError):
+        return text
+    # A hook's, mostly. Without this a model takes it for a call that failed, and makes it again.
+    return f"The tool has run, but its result was lost. {text}" if outcome == "answered" else f"{text} Nothing ran."
 
 
 def _say(error: BaseException) -> str:

@@ -1,7 +1,8 @@
 """Tools for inspect_ai, which runs on Trio and wants objects of its own.
 
 The rule: a tool's schema is inlined, because inspect_ai's own has no references, and every parameter is described, because it
-insists on that. What a model can act on is raised as its `ToolError`; what it cannot, as it is, and ends the sample.
+insists on that. Whatever went wrong with a call is raised as its `ToolError`, in the words that any model gets; an interrupt
+and a cancellation are raised as they are.
 """
 
 from __future__ import annotations
@@ -9,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ._content import Part, parts_of
-from ._explain import explain, outcome_of
+from ._content import Part
 from ._schemas import SchemaProblemError, inline
 
 if TYPE_CHECKING:
     import mcp_types as types
 
     from ._formats import Named
+    from ._outcomes import Outcome
 
-CallTool: TypeAlias = "Callable[[str, dict[str, Any]], Awaitable[types.CallToolResult]]"
-"""`ToolSet.call`, of a set that is above."""
+CallTool: TypeAlias = "Callable[[str, dict[str, Any]], Awaitable[Outcome]]"
+"""As one call of `ToolSet.run`, of a set that is above."""
 
 _KNOWN = frozenset(
     {"type", "format", "description", "default", "enum", "items", "properties", "additionalProperties", "anyOf"}
@@ -27,7 +28,7 @@ _KNOWN = frozenset(
 )
 
 
-def inspect_tools(call: CallTool, all_named: Iterable[Named], max_chars: int | None) -> list[Any]:
+def inspect_tools(call: CallTool, all_named: Iterable[Named]) -> list[Any]:
     """As `inspect_ai.tool.ToolDef`s. Raises `ImportError` with what to install."""
     try:
         from inspect_ai.tool import ToolDef, ToolParams
@@ -35,7 +36,7 @@ def inspect_tools(call: CallTool, all_named: Iterable[Named], max_chars: int | N
         raise ImportError("to_inspect_ai needs inspect_ai: pip install trio-mcp-pool[inspect-ai]") from why
     return [
         ToolDef(
-            _executor(call, named.name, max_chars),
+            _executor(call, named.name),
             name=named.name,
             description=named.tool.description or named.tool.title or named.tool.name,
             parameters=ToolParams.model_validate(_parameters(named.tool)),
@@ -45,18 +46,14 @@ def inspect_tools(call: CallTool, all_named: Iterable[Named], max_chars: int | N
     ]
 
 
-def _executor(call: CallTool, name: str, max_chars: int | None) -> Callable[..., Any]:
+def _executor(call: CallTool, name: str) -> Callable[..., Any]:
     from inspect_ai.tool import ToolError
 
     async def execute(**arguments: Any) -> Any:
-        try:
-            result = await call(name, arguments)
-        except Exception as exc:
-            raise ToolError(explain(exc, outcome_of(exc, True))) from exc
-        parts = parts_of(result, max_chars)
-        if result.is_error:
-            raise ToolError("\n".join(part.text for part in parts))
-        return _content(parts)
+        outcome = await call(name, arguments)
+        if outcome.is_error:
+            raise ToolError(outcome.text) from outcome.error
+        return _content(outcome._content())
 
     return execute
 

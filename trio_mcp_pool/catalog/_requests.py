@@ -9,13 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, final
+from typing import Any, Final, Literal, TypeAlias, final
+
+from ._schemas import short
 
 Shape: TypeAlias = Literal["anthropic", "chat", "responses", "pair"]
 """Whose request it is, which decides how it is answered: a message of Anthropic's, a chat completion, the Responses API's
 items, or a plain pair."""
 
 _NOTHING = object()
+_EVENTS: Final = frozenset(
+    {
+        "message_start",
+        "message_delta",
+        "message_stop",
+        "content_block_start",
+        "content_block_delta",
+        "content_block_stop",
+    }
+)
+_COLLECT: Final = "collect the whole message first, and give run that"
 
 
 @final
@@ -49,7 +62,8 @@ def _is_list(value: Any) -> bool:
 def read_requests(response: Any) -> list[ToolRequest]:
     """All calls in a message, a completion, a response, blocks or pairs, in the order asked.
 
-    Of a completion with several choices the first counts. Raises `TypeError` for what is none of these.
+    Of a completion with several choices the first counts. Raises `TypeError` for what is none of these, and for a part of a
+    stream: to skip it, as what is no call, would end an agent's loop without a word.
     """
     return list(_read(response))
 
@@ -61,13 +75,20 @@ def _read(thing: Any) -> Iterator[ToolRequest]:
         )
     if _is_list(choices := _get(thing, "choices")):
         for choice in list(choices)[:1]:
-            yield from _read_chat(_get(choice, "message"))
+            message = _get(choice, "message")
+            if _get(choice, "delta") is not _NOTHING and message is _NOTHING:
+                raise TypeError(f"run was given a chunk of a completion: {_COLLECT}")
+            if message is _NOTHING or message is None:
+                raise TypeError("run was given a completion whose first choice has no message")
+            yield from _read_chat(message)
     elif _get(thing, "tool_calls") is not _NOTHING:
         yield from _read_chat(thing)
     elif _is_list(output := _get(thing, "output")) and _get(thing, "call_id") is _NOTHING:
         for item in output:
             yield from _read_block(item)
     elif isinstance(kind := _get(thing, "type"), str) and kind != "message":
+        if kind == "error":
+            raise TypeError("run was given the provider's error instead of a response")
         yield from _read_block(thing)
     elif (content := _get(thing, "content")) is not _NOTHING:
         if _is_list(content):
@@ -108,29 +129,37 @@ def _read_item(item: Any) -> Iterator[ToolRequest]:
 def _read_block(block: Any) -> Iterator[ToolRequest]:
     kind = _get(block, "type")
     if kind == "tool_use":
-        yield ToolRequest(*_named(block), arguments=_get(block, "input"), id=_id(block, "id"), shape="anthropic")
+        yield ToolRequest(_name(block), _arguments(block, "input"), _id(block, "id"), "anthropic")
     elif kind == "function_call":
-        yield ToolRequest(
-            *_named(block), arguments=_get(block, "arguments"), id=_id(block, "call_id"), shape="responses"
-        )
+        yield ToolRequest(_name(block), _arguments(block), _id(block, "call_id"), "responses")
+    elif isinstance(kind, str) and (kind in _EVENTS or kind.startswith("response.")):
+        raise TypeError(f"run was given an event of a stream, {short(kind)}: {_COLLECT}")
 
 
 def _read_chat(message: Any) -> Iterator[ToolRequest]:
     calls = _get(message, "tool_calls")
-    if _is_list(calls):
-        for call in calls:
-            yield from _read_call(call)
+    if calls is _NOTHING or calls is None:
+        return
+    if not _is_list(calls):
+        raise TypeError(f"run was given a message whose tool_calls are no list, but {type(calls).__name__}")
+    for call in calls:
+        yield from _read_call(call)
 
 
 def _read_call(call: Any) -> Iterator[ToolRequest]:
     function = _get(call, "function")
     if function is not _NOTHING and function is not None:
-        yield ToolRequest(*_named(function), arguments=_get(function, "arguments"), id=_id(call, "id"), shape="chat")
+        yield ToolRequest(_name(function), _arguments(function), _id(call, "id"), "chat")
 
 
-def _named(thing: Any) -> tuple[str]:
+def _name(thing: Any) -> str:
     name = _get(thing, "name")
-    return (name if isinstance(name, str) else "",)
+    return name if isinstance(name, str) else ""
+
+
+def _arguments(thing: Any, name: str = "arguments") -> Any:
+    found = _get(thing, name)
+    return None if found is _NOTHING else found
 
 
 def _id(thing: Any, name: str) -> str | None:

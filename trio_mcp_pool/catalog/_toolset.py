@@ -236,10 +236,11 @@ class ToolSet:
         """
         from ._inspect_ai import inspect_tools
 
-        made: list[Any] = self._format(
-            "inspect_ai", lambda: inspect_tools(self.call, self._tools.values(), self._max_chars)
-        )
+        made: list[Any] = self._format("inspect_ai", lambda: inspect_tools(self._answer, self._tools.values()))
         return made
+
+    async def _answer(self, name: str, arguments: dict[str, Any]) -> Outcome:
+        return await self._run_one(ToolRequest(name, arguments), None)
 
     # Calling.
 
@@ -277,7 +278,8 @@ class ToolSet:
         those of tools that are the program's own. At most `max_concurrent` calls run at a time; asking for approval does
         not count.
 
-        Raises `TypeError` for what is no response. What goes wrong with a call is in its outcome, and models are told of it.
+        Raises `TypeError` for what is no response, and for a chunk or event of a stream: collect the message first.
+        What goes wrong with a call is in its outcome, and models are told of it.
         """
         return Outcomes(await run_all(self._run_one, self._requests(response, skip), self._limits()))
 
