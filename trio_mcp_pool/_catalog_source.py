@@ -220,6 +220,12 @@ class PoolSource:
             found.setdefault(name, entry.server)
         return found
 
+    @property
+    def closed_error(self) -> Exception | None:
+        own = None if self._scope is None else self._scope.closed_error
+        error = own or self._core.closing
+        return None if error is None else error._fresh()
+
     def shares(self, server: str) -> bool:
         return self._scope is None or server not in self._scope.own
 
@@ -262,6 +268,9 @@ class PoolSource:
         raise LookupError("the session is gone")
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
+        if self.closed_error is not None:
+            watcher.pool_closed()
+            return lambda: None
         return self._hub.watch(watcher, self.scope)
 
     def spawn(self, task: Callable[[], Awaitable[None]], name: str) -> bool:

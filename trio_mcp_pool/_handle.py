@@ -38,7 +38,7 @@ class Handle(Verbs):
         max_concurrent: int = 8,
         max_per_server: int | None = None,
         max_chars: int | None = None,
-        within: float = 10.0,
+        within: float | None = None,
     ) -> ToolSet:
         """The tools of the servers named, or of all, for an agent. Waits for those that were never listed. Checkpoints.
 
@@ -47,10 +47,14 @@ class Handle(Verbs):
         see (default `server__tool`; what is illegal, too long or clashes gets a short hash). `approve` is awaited before
         each call and returns `True`, `False`, a reason why not, or other arguments; `around` is entered about each call.
         `max_concurrent` (default 8) and `max_per_server` (default: no limit) bound the calls of one `run`; `max_chars` the
-        text of one result (default: no limit). `within` is how many seconds to wait for the lists (default 10): servers
-        that take longer, or are down, are in `catalog.problems`, and their tools join when they come.
+        text of one result (default: no limit). `within` is how many seconds to wait for the lists: servers that take
+        longer, or are down, are in `catalog.problems`, and their tools join when they come. By default it waits for at most
+        10 s, and not that long for a few that hang: once three times as many servers have listed as are still awaited,
+        those have until 1.3 times what the slowest of the others took, and at least 1 s; a server that is in
+        `catalog.problems` already has 1 s, or nothing if its listing is still under way.
 
-        Of a scope: its calls run on the scope's own sessions. Raises `UnknownServerError`, `TypeError`, `ValueError`.
+        Of a scope: its calls run on the scope's own sessions. Raises `UnknownServerError`, `PoolClosedError`, `TypeError`,
+        `ValueError`, and what `names` raises.
         """
         return await open_toolset(
             self.catalog,

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import assert_checkpoints, assert_no_checkpoints
 
-from trio_mcp_pool import PoolPolicy, UnknownServerError, open_pool
+from trio_mcp_pool import PoolClosedError, PoolPolicy, UnknownServerError, open_pool
 from trio_mcp_pool.catalog import Catalog, ToolSet
 from trio_mcp_pool.testing import ScriptedServer, error, never, ok, slow
 
@@ -137,15 +137,120 @@ async def test_of_fifty_servers_five_dead_and_five_slow_hold_up_nobody(autojump_
     gates = [{"handshake": never}] * 5 + [{"spawn": slow(15)}] * 5 + [{"spawn": slow(1 + n / 40)} for n in range(40)]
     servers = {f"s{n:02}": ScriptedServer(gates=each) for n, each in enumerate(gates)}
     async with open_pool(servers, max_connecting=50) as pool:
-        tools = await pool.toolset(within=2.5)
-        assert trio.current_time() <= 1.3 * (1 + 39 / 40)
+        tools = await pool.toolset()
+        back_at = trio.current_time()
+        assert back_at <= 1.3 * (1 + 39 / 40)
         assert len(tools) == 80
         assert sorted(pool.catalog.problems) == [f"s{n:02}" for n in range(10)]
         assert len(listed) == 40
+        # The second list costs no request, and no time either, though ten are still under way.
         await pool.toolset("s20", "s30")
+        await pool.toolset()
         assert len(listed) == 40
+        assert trio.current_time() == back_at
+        before = set(tools.names)
         await trio.sleep_until(16)
         assert len(tools) == 90
+        assert before < set(tools.names)
+
+
+async def test_a_few_servers_are_all_waited_for(autojump_clock) -> None:
+    servers = {
+        "slow": ScriptedServer(gates={"spawn": slow(5)}),
+        "fast": ScriptedServer(),
+        "faster": ScriptedServer(),
+    }
+    async with open_pool(servers) as pool:
+        assert len(await pool.toolset()) == 6
+        assert trio.current_time() == 5
+
+
+async def test_few_slow_ones_among_many_quick_ones_have_a_second(autojump_clock) -> None:
+    servers = {f"s{n}": ScriptedServer() for n in range(5)}
+    servers["in time"] = ScriptedServer(gates={"spawn": slow(0.9)})
+    servers["late"] = ScriptedServer(gates={"spawn": slow(1.3)})
+    async with open_pool(servers) as pool:
+        tools = await pool.toolset()
+        assert trio.current_time() == pytest.approx(1.17)
+        assert len(tools) == 12
+        assert str(pool.catalog.problems["late"]).startswith("server 'late' was not listed within 1.17 s")
+        await trio.sleep(0.2)
+        assert len(tools) == 14
+
+
+async def test_a_server_that_hangs_is_waited_for_once(autojump_clock) -> None:
+    mute = ScriptedServer(gates={"handshake": never})
+    policy = PoolPolicy(connect_timeout=20)
+    async with open_pool({"mute": mute, "well": ScriptedServer()}, policy=policy) as pool:
+        await pool.toolset()
+        assert trio.current_time() == 10
+        await pool.toolset()
+        assert trio.current_time() == 10
+        await trio.sleep_until(30)
+        assert "connect_timeout" in str(pool.catalog.problems["mute"])
+        # Tried again: it has a second, and that once.
+        await pool.toolset()
+        await pool.toolset()
+        assert trio.current_time() == 31
+        # Who says how long is taken at his word.
+        await pool.toolset(within=3)
+        assert trio.current_time() == 34
+        with trio.move_on_after(0) as scope:
+            await pool.toolset("mute")
+        assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("of", ["pool", "scope"])
+async def test_R2_a_list_asked_of_what_closes_is_refused_at_once(of, autojump_clock) -> None:
+    async def ask(handle) -> None:
+        with pytest.raises(PoolClosedError):
+            await handle.toolset()
+        closed_at.append(trio.current_time())
+
+    closed_at: list[float] = []
+    server = ScriptedServer(gates={"spawn": slow(8)})
+    async with trio.open_nursery() as nursery:
+        async with open_pool({"s": server}, policy=PoolPolicy(drain_timeout=0)) as pool:
+            async with pool.open_scope() as scope:
+                nursery.start_soon(ask, scope if of == "scope" else pool)
+                await trio.sleep(1)
+            if of == "scope":
+                await ask(scope)
+    await ask(pool)
+    with pytest.raises(PoolClosedError):
+        await scope.catalog.refresh()
+    assert closed_at == [1] * len(closed_at)
+    assert pool.catalog.closed
+    assert [change async for change in pool.catalog.changes()] == []
+
+
+async def test_a_catalogue_that_is_asked_for_after_the_end_is_closed(autojump_clock) -> None:
+    async with open_pool({"s": ScriptedServer()}) as pool, pool.open_scope() as scope:
+        pass
+    for handle in (pool, scope):
+        assert handle.catalog.closed
+        with pytest.raises(PoolClosedError):
+            await handle.catalog.refresh("s")
+        assert [notice async for notice in handle.notifications()] == []
+    assert pool._core.hub._watchers == {}
+
+
+@pytest.mark.parametrize(
+    ("within", "error", "said"),
+    [
+        ("5", TypeError, "within must be a number of seconds.*, not str"),
+        (True, TypeError, "within must be a number of seconds.*, not bool"),
+        (-1, ValueError, "within must be a number of seconds from 0 on, not -1"),
+        (float("nan"), ValueError, "within must be a number of seconds from 0 on, not nan"),
+    ],
+)
+async def test_a_deadline_must_be_a_number_of_seconds(within, error, said, autojump_clock) -> None:
+    async with open_pool({"s": ScriptedServer()}) as pool:
+        for ask in (pool.toolset, pool.catalog.refresh):
+            with pytest.raises(error, match=said):
+                await ask(within=within)
+        with pytest.raises(TypeError, match="within must be a number of seconds, not NoneType"):
+            await pool.catalog.refresh(within=None)
 
 
 async def test_within_a_deadline_the_slow_ones_are_reported_and_join_when_they_come(autojump_clock) -> None:
@@ -506,7 +611,6 @@ async def test_R2_the_pool_closes_at_once_whatever_the_catalogue_does(eras, auto
     assert trio.current_time() - started < 1
     assert in_set(tools) == ["s__echo", "s__add"]
     assert pool.catalog.closed
-    await pool.catalog.refresh()
 
 
 async def test_what_checkpoints_and_what_does_not(autojump_clock) -> None:

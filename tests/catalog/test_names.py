@@ -61,6 +61,24 @@ def test_a_function_that_returns_no_text_is_the_users_mistake() -> None:
         Names(lambda server, tool: 3).name("a", "b")  # type: ignore[return-value]
 
 
+@given(PAIRS)
+def test_names_that_were_forgotten_are_given_again_as_they_were(pairs) -> None:
+    names = Names()
+    before = {pair: names.name(*pair) for pair in pairs}
+    names.forget_beyond(len(pairs))
+    assert len(names._taken) == len(pairs)
+    names.forget_beyond(len(pairs) - 1)
+    assert names._taken == set()
+    assert {pair: names.name(*pair) for pair in reversed(pairs)} == before
+
+
+def test_what_a_function_of_the_users_gave_is_not_forgotten() -> None:
+    names = Names(lambda server, tool: "same")
+    first = names.name("a", "b")
+    names.forget_beyond(0)
+    assert (names.name("c", "d") != first, names.name("a", "b")) == (True, first)
+
+
 def test_no_plain_name_is_another_pairs_hashed_one() -> None:
     hashed = Names().name("a", "b!")
     trap = hashed.removeprefix("a__")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from contextlib import asynccontextmanager
 
 import anthropic.types
 import mcp
+import mcp_types as types
 import openai.types.chat
 import openai.types.responses
 import pydantic
@@ -24,7 +26,7 @@ from trio_mcp_pool import (
     UnknownToolError,
     open_pool,
 )
-from trio_mcp_pool.catalog import Outcome
+from trio_mcp_pool.catalog import Entry, Outcome, ToolSet, _catalog
 from trio_mcp_pool.testing import ScriptedServer, error, slow, tool
 
 
@@ -99,6 +101,106 @@ async def test_a_pattern_that_is_a_text_is_a_mistake(autojump_clock) -> None:
         for name in ("max_concurrent", "max_per_server", "max_chars"):
             with pytest.raises(ValueError, match=f"{name} must be at least 1"):
                 await pool.toolset(**{name: 0})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"approve": 3}, "approve= must be a function or None, not int"),
+        ({"around": "x"}, "around= must be a function or None, not str"),
+        ({"names": {}}, "names= must be a function or None, not dict"),
+        ({"read_only": "yes"}, "read_only= must be a bool, not str"),
+        ({"allow": 3}, r"allow= must be a sequence of patterns such as \["),
+        ({"deny": 3}, r"deny= must be a sequence of patterns such as \["),
+    ],
+)
+async def test_a_wrong_option_is_named(options, said, autojump_clock) -> None:
+    server = files()
+    async with open_pool({"z": server}) as pool:
+        with pytest.raises(TypeError, match=said):
+            await pool.toolset(**options)
+        assert server.connections == []  # it is checked before anything is dialled
+
+
+async def test_what_is_listed_again_without_a_difference_leaves_the_formats_as_they_are(autojump_clock) -> None:
+    server = files()
+    async with open_pool({"z": server}) as pool:
+        tools = await pool.toolset()
+        made, strict = tools.to_anthropic(), tools.to_openai(strict=True)
+        await pool.catalog.refresh()
+        server.kill()
+        await pool.wait_ready()
+        await pool.catalog.refresh()
+        assert tools.to_anthropic() is made
+        assert tools.to_openai(strict=True) is strict
+        server.tools["write"] = tool(lambda path: "x", description="otherwise")
+        await pool.catalog.refresh()
+        assert tools.to_anthropic() is not made
+        assert tools.to_anthropic()[1]["description"] == "otherwise"
+
+
+class Listed:
+    """A catalogue of many tools, as far as a tool set looks at one."""
+
+    def __init__(self, count: int) -> None:
+        self.version = 1
+        self.list(range(count))
+
+    def list(self, numbers) -> None:
+        self.version += 1
+        schema = {"type": "object", "properties": {"path": {"type": "string"}}}
+        self.tools = tuple(
+            Entry("tools", "z", name, types.Tool(name=name, input_schema=schema))
+            for name in (f"tool {number}" for number in numbers)
+        )
+
+
+def calls_of(function) -> int:
+    """How many functions, of Python's and of C's, it calls."""
+    count = 0
+
+    def note(frame, event, arg) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("make", ["to_anthropic", "to_openai"])
+def test_ten_times_as_many_tools_are_ten_times_the_work_and_none_the_second_time(make) -> None:
+    few, many = (ToolSet(Listed(count), None, deny=["x"]) for count in (1_000, 10_000))
+    work = calls_of(getattr(few, make))
+    assert calls_of(getattr(many, make)) <= 10.5 * work
+    made = getattr(many, make)()
+    assert getattr(many, make)() is made
+    assert calls_of(getattr(many, make)) < 50
+
+
+def test_a_server_that_renames_its_tools_for_ever_makes_nothing_grow() -> None:
+    catalog = Listed(0)
+    tools = ToolSet(catalog, None)
+    for turn in range(100):
+        catalog.list(range(100 * turn, 100 * turn + 100))
+        assert len(tools) == 100
+    assert len(tools._names._taken) <= 1_300
+
+
+async def test_checkers_of_tools_that_are_gone_are_not_kept_for_ever(autojump_clock, monkeypatch) -> None:
+    monkeypatch.setattr(_catalog, "_SPARE", 20)
+    server = files()
+    async with open_pool({"z": server}) as pool:
+        tools = await pool.toolset()
+        for turn in range(50):
+            server.tools.clear()
+            server.tools[f"tool{turn}"] = lambda path: "x"
+            await pool.catalog.refresh()
+            await tools.call(f"z__tool{turn}", {"path": "x"})
+        assert len(pool.catalog._checkers) <= 23
 
 
 async def test_an_illegal_name_is_called_by_its_hash_and_mapped_back(autojump_clock) -> None:

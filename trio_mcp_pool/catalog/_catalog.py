@@ -32,6 +32,7 @@ from ._listeners import Listeners, changed_kinds
 from ._listing import Shelf
 from ._notifications import BUFFER, Notifications, ServerNotice
 from ._pages import list_all
+from ._patience import Patience, check_within
 from ._source import KINDS, Kind, SessionFacts, Source, check_servers
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ LISTING_TIMEOUT: Final = 60.0
 _BURST: Final = 10
 _BURST_SECONDS: Final = 1.0
 """So many listings of a server may begin within so many seconds, however often it reports changes (R19)."""
+_SPARE: Final = 1_000
+"""Checkers of tools that are no longer listed, kept beside as many as there are tools."""
 _RESOURCES: Final[tuple[Kind, ...]] = ("resources", "resource_templates")
 
 
@@ -150,6 +153,11 @@ class Catalog:
         known = self._checkers.get(key)
         if known is not None and (known[0] is schema or known[0] == schema):
             return known[1]
+        if len(self._checkers) > 2 * len(self.tools) + _SPARE:
+            # A server that renames its tools for ever must not make this grow for ever.
+            listed = {(entry.server, entry.name) for entry in self.tools}
+            for unlisted in self._checkers.keys() - listed:
+                del self._checkers[unlisted]
         self._checkers[key] = schema, Checker(schema)
         return self._checkers[key][1]
 
@@ -200,44 +208,60 @@ class Catalog:
         `kinds` are some of `"tools"`, `"resources"`, `"resource_templates"` and `"prompts"` (default: all of them). Callers at
         the same time share one listing. `within` is how many seconds to wait (default: until all have answered
         or failed, each at most 60 s); those that take longer are in `problems` until they join. A server that fails is in
-        `problems`, too; it raises nothing. Raises `UnknownServerError`, `TypeError`, `ValueError`.
+        `problems`, too; it raises nothing.
+
+        Raises `UnknownServerError`, `PoolClosedError`, and `TypeError` or `ValueError` for `kinds` or a `within` that are none.
         """
         check_servers(self._source, servers)
+        check_within(within)
         await self._ensure(servers, _check_kinds(kinds), within, force=True)
 
     async def _ensure(
-        self, servers: Iterable[str], kinds: Iterable[Kind], within: float, *, force: bool = False
+        self, servers: Iterable[str], kinds: Iterable[Kind], within: float | None, *, force: bool = False
     ) -> None:
         kinds, names = tuple(kinds), tuple(servers)
         if not names:
             self._everywhere.update(kinds)
             names = tuple(self._source.servers)
         await trio.lowlevel.checkpoint()
+        self._check_open()
+        patience = Patience(within, names, self._shelf)
         for server in names:
             shelf = self._shelf(server)
             shelf.wanted.update(kinds)
             if force and not shelf.running:
                 shelf.invalidate(kinds)
             self._start(shelf)
-        with trio.move_on_after(within) as scope:  # noqa: ASYNC912 (what is awaited inside may be there already)
-            for server in names:
-                # One that ended early, as the scope that listed for all has closed, is begun again.
-                while (shelf := self._shelf(server)).running:
-                    await shelf.done.wait()
-                    if shelf.error is None and shelf.needs() and not self.closed:
-                        self._start(shelf)
+        waiting = list(names)
+        with trio.CancelScope() as scope:  # noqa: ASYNC912 (what is awaited inside may be there already)
+            while waiting := [server for server in waiting if self._is_listing(server)]:
+                scope.deadline = patience.until(waiting)
+                await self._moved.wait()
+        self._check_open()
         if scope.cancelled_caught:
-            for server in names:
-                if (shelf := self._shelf(server)).running:
+            for server in waiting:
+                shelf = self._shelf(server)
+                if shelf.running and shelf.overdue is None:
                     shelf.overdue = TimeoutError(
-                        f"server {server!r} was not listed within {within:g} s; its entries join when they come"
+                        f"server {server!r} was not listed within {patience.waited():.3g} s; its entries join when they come"
                     )
             self._bump()
+
+    def _check_open(self) -> None:
+        error = self._source.closed_error
+        if error is not None:
+            raise error
+
+    def _is_listing(self, server: str) -> bool:
+        """Whether its listing is under way."""
+        shelf = self._shelf(server)
+        if not shelf.running and shelf.error is None:
+            self._start(shelf)  # it ended early, as the scope that listed for all has closed: begin again
+        return shelf.running and not self.closed
 
     def _start(self, shelf: Shelf) -> None:
         if shelf.running or not shelf.needs() or self.closed:
             return
-        shelf.done = trio.Event()
         shelf.running = self._source.spawn(partial(self._list, shelf), f"listing of {shelf.server!r}")
 
     async def _list(self, shelf: Shelf) -> None:
@@ -259,7 +283,6 @@ class Catalog:
         finally:
             shelf.running, shelf.overdue = False, None
             shelf.fail(error)
-            shelf.done.set()
             self._bump_shelf(shelf)
             del error
 
@@ -364,6 +387,7 @@ class Catalog:
         """A `Watcher`'s; for the pool itself."""
         if server not in self._source.servers:
             self._shelves.pop(server, None)
+            self._begun.pop(server, None)
         elif self._parent is None or not self._source.shares(server):
             shelf = self._shelf(server)
             shelf.invalidate(KINDS)
@@ -374,8 +398,6 @@ class Catalog:
     def pool_closed(self) -> None:
         """A `Watcher`'s; for the pool itself."""
         self.closed = True
-        for shelf in self._shelves.values():
-            shelf.done.set()
         for reader in list(self._notifications):
             reader._end()
         self._bump()

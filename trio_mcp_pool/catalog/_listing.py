@@ -11,8 +11,6 @@ import math
 from collections.abc import Iterable
 from typing import Any, final
 
-import trio
-
 from ._entries import Entry
 from ._source import KINDS, Kind
 
@@ -37,8 +35,6 @@ class Shelf:
         self.overdue: Exception | None = None
         """Set where somebody's deadline passed while the first listing was still under way."""
         self.running = False
-        self.done: trio.Event = trio.Event()
-        """Set when the listing under way has ended, whatever came of it."""
         self._values: dict[Kind, tuple[Any, ...]] = {}
         self._dirty: set[Kind] = set()
         self._adoptions: dict[Kind, int] = dict.fromkeys(KINDS, 0)

@@ -51,6 +51,16 @@ class Names:
         """By server and tool."""
         self._taken: set[str] = set()
 
+    def forget_beyond(self, most: int) -> None:
+        """Forget the names if there are more than `most`: a server may rename its tools for ever.
+
+        They are given again as they were, but for two whose hashes are equal, which the one that comes first then has.
+        Nothing is forgotten of what a function of the user's gave, because that may give equal names.
+        """
+        if self._function is None and len(self._taken) > most:
+            self._names.clear()
+            self._taken.clear()
+
     def name(self, server: str, tool: str) -> str:
         """The name of a tool. Synchronous; raises `TypeError` if the user's function returns no `str`, and what it raises."""
         names = self._names.setdefault(server, {})

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from ._hooks import Approve, Around
 from ._names import NameFunction
+from ._patience import check_within
 from ._source import check_servers
 from ._toolset import ToolSet
 
 if TYPE_CHECKING:
     from ._catalog import Catalog
     from ._source import Source
-
-WITHIN: Final = 10.0
-"""Seconds that `toolset` waits for the first lists by default."""
 
 
 async def open_toolset(
@@ -32,10 +30,11 @@ async def open_toolset(
     max_concurrent: int = 8,
     max_per_server: int | None = None,
     max_chars: int | None = None,
-    within: float = WITHIN,
+    within: float | None = None,
 ) -> ToolSet:
     """The tools of the servers named, or of all. The parameters are documented at `Pool.toolset`."""
     check_servers(source, servers)
+    check_within(within, optional=True)
     made = ToolSet(
         catalog,
         source,

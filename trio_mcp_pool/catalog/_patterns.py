@@ -18,6 +18,8 @@ def compile_patterns(what: str, patterns: Iterable[str]) -> Callable[[str, str],
     """
     if isinstance(patterns, str):
         raise TypeError(f"{what}= must be a sequence of patterns such as [{patterns!r}], not a str")
+    if not isinstance(patterns, Iterable):
+        raise TypeError(f'{what}= must be a sequence of patterns such as ["git__*"], not {type(patterns).__name__}')
     given = list(patterns)
     for pattern in given:
         if not isinstance(pattern, str):

@@ -91,6 +91,10 @@ class Source(Protocol):
     def servers(self) -> Mapping[str, Server]:
         """The servers that can be named here, in the order of configuration, a scope's own after the pool's."""
 
+    @property
+    def closed_error(self) -> Exception | None:
+        """What to raise once the pool, or the scope, has begun to close: a new one each time. `None` before that."""
+
     def shares(self, server: str, /) -> bool:
         """Whether the name means the pool's server here. Always true of the pool; false where the scope overrides it."""
 
@@ -134,7 +138,8 @@ class Source(Protocol):
     def watch(self, watcher: Watcher, /) -> Callable[[], None]:
         """Tell `watcher` of everything in this scope from now on. Returns what ends it, idempotent.
 
-        The watcher of the pool is told of all scopes, as each message names its own.
+        The watcher of the pool is told of all scopes, as each message names its own. Where closing has begun already it is
+        told of that at once, and of nothing else.
         """
 
     def spawn(self, task: Callable[[], Awaitable[None]], name: str, /) -> bool:

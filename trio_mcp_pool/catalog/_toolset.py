@@ -8,6 +8,7 @@ changes its tools, and lets a model call what was filtered out of the list.
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractAsyncContextManager
 from itertools import islice
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
     from ._entries import ToolEntry
     from ._source import Source
 
-_MOST_COMPARED: Final = 1000
+_MOST_COMPARED: Final = 1_000
+_SPARE: Final = 1_000
+"""Names of tools that are no longer listed, kept beside as many as there are tools."""
 
 
 @final
@@ -76,11 +79,16 @@ class ToolSet:
                 raise TypeError(f"{what} must be an int, not {type(number).__name__}")
             if number < 1:
                 raise ValueError(f"{what} must be at least 1, not {number}")
+        for what, hook in (("approve", approve), ("around", around), ("names", names)):
+            if hook is not None and not callable(hook):
+                raise TypeError(f"{what}= must be a function or None, not {type(hook).__name__}")
+        if not isinstance(read_only, bool):
+            raise TypeError(f"read_only= must be a bool, not {type(read_only).__name__}")
         self._catalog = catalog
         self._source = source
         self._servers = None if servers is None else frozenset(servers)
         self._allowed = None if allow is None else compile_patterns("allow", allow)
-        deny = list(deny) if not isinstance(deny, str) else deny
+        deny = list(deny) if isinstance(deny, Iterable) and not isinstance(deny, str) else deny
         self._denied = compile_patterns("deny", deny)
         self._filtered = allow is not None or bool(deny) or read_only
         self._read_only = read_only
@@ -133,6 +141,7 @@ class ToolSet:
         if self._version == self._catalog.version:
             return self._tools
         version = self._catalog.version
+        self._names.forget_beyond(2 * len(self._catalog.tools) + _SPARE)
         made: dict[str, SetTool] = {}
         for entry in self._entries():
             name = self._names.name(entry.server, entry.name)
@@ -143,9 +152,11 @@ class ToolSet:
                 made[name] = old
             else:
                 made[name] = SetTool(name, entry.server, entry.value, name in self._strict)
+        if len(made) != len(self._tools) or not all(map(operator.is_, made.values(), self._tools.values())):
+            # Where nothing differs, though it was listed again, the formats stay the same objects.
+            self._formats.clear()
+            self._not_strict.clear()
         self._tools, self._version = made, version
-        self._formats.clear()
-        self._not_strict.clear()
         return made
 
     def _entries(self) -> Iterable[ToolEntry]:
