@@ -26,6 +26,7 @@ from trio_mcp_pool.testing import (
     slow,
     tool,
 )
+from trio_mcp_pool.testing._peer import Peer
 
 ERAS = pytest.mark.parametrize("mode", ["auto", "legacy"])
 
@@ -266,6 +267,49 @@ async def test_call_gates_change_the_answer_and_nothing_else(mode: str, autojump
         ("e", 10, 10, False),
     ]
     assert wire.events == []
+
+
+async def test_a_cancellation_that_is_read_together_with_its_call_is_not_lost(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = Peer._take
+
+    def take_both(self: Peer, nursery: trio.Nursery, message: dict[str, Any], gate: Any) -> None:
+        take(self, nursery, message, gate)
+        if message.get("method") == "tools/call":
+            gone = {"method": "notifications/cancelled", "params": {"requestId": message["id"]}}
+            take(self, nursery, gone, ok)
+
+    monkeypatch.setattr(Peer, "_take", take_both)
+    server = ScriptedServer(gates={"call": slow(5)})
+    async with server._connect(Wire().link) as client:
+        with trio.move_on_after(10):
+            await client.call_tool("echo", {"text": "a"})
+        assert [(call.cancelled, call.finished_at) for call in server.calls] == [(True, None)]
+
+
+async def test_a_question_ends_with_the_call_that_it_belongs_to(autojump_clock: trio.testing.MockClock) -> None:
+    ended_at = []
+
+    async def ask(context: ToolContext) -> str:
+        return str(
+            await context.request(
+                "elicitation/create", {"message": "?", "requestedSchema": {"type": "object", "properties": {}}}
+            )
+        )
+
+    async def elicit(context: Any, params: Any) -> types.ElicitResult:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended_at.append(trio.current_time())
+
+    server = ScriptedServer([ask], mode="legacy", elicitation_callback=elicit)
+    async with server._connect(Wire().link) as client:
+        with trio.move_on_after(2):
+            await client.call_tool("ask")
+        await trio.sleep(1)
+        assert ended_at == [2]
 
 
 async def test_slow_calls_run_side_by_side(autojump_clock: trio.testing.MockClock) -> None:

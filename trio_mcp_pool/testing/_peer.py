@@ -201,7 +201,9 @@ class Peer:
                 self._server._started(self.number, message["params"])
             self._kill(gate._make())
         else:
-            nursery.start_soon(self._serve, message, gate.seconds if isinstance(gate, Slow) else 0.0)
+            # Known from here on, so that a cancellation that is read before the task has started is not lost.
+            scope = self._running[message["id"]] = trio.CancelScope()
+            nursery.start_soon(self._serve, message, gate.seconds if isinstance(gate, Slow) else 0.0, scope)
 
     def _cancel(self, request_id: Any) -> None:
         self._listeners.pop(request_id, None)
@@ -249,6 +251,11 @@ class Peer:
         try:
             self._send({"jsonrpc": "2.0", "id": name, "method": method, "params": dict(params or {})})
             await question.answered.wait()
+        except trio.Cancelled:
+            # As the SDK's server does: the client has nobody to answer any more.
+            gone = {"requestId": name, "reason": "the call that it belongs to was cancelled"}
+            self._send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": gone})
+            raise
         finally:
             self._questions.pop(name, None)
         response = question.response
@@ -261,10 +268,9 @@ class Peer:
 
     # The answers.
 
-    async def _serve(self, request: dict[str, Any], delay: float) -> None:
+    async def _serve(self, request: dict[str, Any], delay: float, scope: trio.CancelScope) -> None:
         request_id = request["id"]
-        with trio.CancelScope() as scope:
-            self._running[request_id] = scope
+        with scope:
             try:
                 result = await self._answer(request, delay)
             except protocol.RpcError as why:
