@@ -205,7 +205,7 @@ async def _translated(lease: Lease, call: Call, exc: Exception) -> Exception:
             f"{_in_short(exc)}",
             server=connection.name,
         )
-    if isinstance(exc, ValidationError | RuntimeError) and call.written and _raised_by_sdk(exc):
+    if (isinstance(exc, ValidationError | RuntimeError) or _is_endless(exc)) and call.written and _raised_by_sdk(exc):
         return InvalidResultError(
             f"server {connection.name!r} gave an answer that is against the protocol or the tool's own schema: "
             f"{_in_short(exc)}",
@@ -257,14 +257,24 @@ def _is_about_request(exc: Exception, call: Call) -> bool:
     """Whether the SDK could not even make the request."""
     if isinstance(exc, PydanticSerializationError | UnicodeEncodeError):
         return not call.answers
-    if type(exc) is ValueError and text_of(exc).startswith(_ENDLESS) and _raised_by_sdk(exc):
-        return not call.answers
+    if _is_endless(exc):
+        return not call.answers and _origin(exc).startswith("mcp.")
     # On a wire that does not report what was written, the name of the model decides.
     return isinstance(exc, ValidationError) and (not call.written or exc.title.endswith(("Params", "Request")))
 
 
+def _is_endless(exc: Exception) -> bool:
+    return type(exc) is ValueError and text_of(exc).startswith(_ENDLESS)
+
+
 def _raised_by_sdk(exc: Exception) -> bool:
     """Whether it comes out of the SDK's own code, and not out of a callback of the user that the SDK has called."""
+    # The first makes requests and reads answers, the second checks answers only.
+    return _origin(exc).startswith(("mcp.", "mcp_types.methods", "trio_mcp_pool._wire"))
+
+
+def _origin(exc: Exception) -> str:
+    """The module that raised it; of what pydantic raised, the one that called it."""
     innermost = ""
     traceback = exc.__traceback__
     while traceback is not None:
@@ -272,7 +282,7 @@ def _raised_by_sdk(exc: Exception) -> bool:
         if not module.startswith("pydantic"):
             innermost = module
         traceback = traceback.tb_next
-    return innermost.startswith(("mcp.", "trio_mcp_pool._wire"))
+    return innermost
 
 
 def _in_short(exc: Exception) -> str:

@@ -9,8 +9,8 @@ import pytest
 import trio
 from trio.testing import assert_checkpoints, assert_no_checkpoints
 
-from trio_mcp_pool import PoolClosedError, PoolPolicy, UnknownServerError, open_pool
-from trio_mcp_pool.catalog import Catalog, ToolSet
+from trio_mcp_pool import InvalidResultError, PoolClosedError, PoolPolicy, UnknownServerError, open_pool
+from trio_mcp_pool.catalog import Catalog, ToolSet, _pages
 from trio_mcp_pool.testing import ScriptedServer, error, never, ok, slow
 
 BOTH = pytest.mark.parametrize("eras", ["legacy", "modern"])
@@ -486,6 +486,75 @@ async def test_a_listing_without_end_is_a_problem(autojump_clock, monkeypatch) -
         await pool.catalog.refresh()
         assert str(pool.catalog.problems["s"]) == "server 's' lists prompts without end"
         assert names(pool.catalog) == ["s__echo", "s__add"]
+
+
+@BOTH
+@pytest.mark.parametrize("hostile", ["no object", "too deep"])
+async def test_R18_a_list_that_is_against_the_protocol_is_its_servers_problem_and_said_to_be_answered(
+    hostile, eras, autojump_clock, monkeypatch
+) -> None:
+    from trio_mcp_pool.testing import _protocol
+
+    deep: dict[str, object] = {}
+    for _ in range(400):
+        deep = {"type": "object", "properties": {"a": deep}}
+    real = _protocol.listing
+
+    def listing(request, key, items):
+        if key == "tools" and items[0]["name"] == "bad":
+            items = [{"name": "bad", "inputSchema": {"type": "hunter2"} if hostile == "no object" else deep}]
+        return real(request, key, items)
+
+    monkeypatch.setattr(_protocol, "listing", listing)
+    servers = {"bad": ScriptedServer({"bad": lambda: "x"}, eras=eras), "good": ScriptedServer(eras=eras)}
+    async with open_pool(servers) as pool:
+        assert in_set(await pool.toolset()) == ["good__echo", "good__add"]
+        [(server, problem)] = pool.catalog.problems.items()
+        assert server == "bad"
+        assert isinstance(problem, InvalidResultError)
+        assert problem.outcome == "answered"
+        assert "hunter2" not in str(problem)
+        with pytest.raises(InvalidResultError):
+            await pool.list_tools("bad", cache_mode="refresh")
+
+
+async def test_a_list_whose_pages_never_end_is_a_problem_and_costs_a_bounded_number_of_requests(
+    autojump_clock, monkeypatch, listed
+) -> None:
+    from trio_mcp_pool.testing import _protocol
+
+    real, page = _protocol.listing, 0
+
+    def endless(request, key, items):
+        nonlocal page
+        page += 1
+        return {**real(request, key, items), "nextCursor": str(page)}
+
+    monkeypatch.setattr(_protocol, "listing", endless)
+    monkeypatch.setattr(_pages, "MOST_PAGES", 20)
+    async with open_pool({"s": ScriptedServer(eras="legacy")}) as pool:
+        tools = await pool.toolset()
+        assert str(pool.catalog.problems["s"]) == "server 's' lists tools without end"
+        assert len(tools) == 0
+        assert len(listed) == 20
+
+
+async def test_a_name_that_a_page_repeats_is_one_tool_of_the_set(autojump_clock, monkeypatch) -> None:
+    from trio_mcp_pool.testing import _protocol
+
+    real = _protocol.listing
+
+    def again(request, key, items):
+        cursor = (request.get("params") or {}).get("cursor")
+        return {**real(request, key, items), **({} if cursor else {"nextCursor": "2"})}
+
+    monkeypatch.setattr(_protocol, "listing", again)
+    async with open_pool({"s": ScriptedServer(eras="legacy")}) as pool:
+        tools = await pool.toolset()
+        assert tools.names == ("s__echo", "s__add")
+        assert [each["name"] for each in tools.to_anthropic()] == ["s__echo", "s__add"]
+        [outcome] = await tools.run([("s__echo", {"text": "x"})])
+        assert outcome.text == "x"
 
 
 async def test_changes_are_differences_to_what_this_reader_saw_last(autojump_clock) -> None:

@@ -52,13 +52,13 @@ def schemas(inner):
 SCHEMAS = st.recursive(st.just({"type": "string"}) | st.just({"type": "object"}) | st.just({}), schemas, max_leaves=8)
 
 
-def complaints(schema, arguments):
+async def complaints_of(schema, arguments):
     checker = Checker(schema)
+    return await checker.complaints(arguments), checker.problem
 
-    async def check():
-        return await checker.complaints(arguments)
 
-    return trio.run(check), checker.problem
+def complaints(schema, arguments):
+    return trio.run(complaints_of, schema, arguments)
 
 
 @pytest.mark.parametrize("fast", [True, False], ids=["with jsonschema-rs", "without"])
@@ -179,6 +179,38 @@ async def test_R19_a_large_check_runs_beside_the_event_loop() -> None:
         assert await checker.complaints({"a": [299] * 300}) == []
         nursery.cancel_scope.cancel()
     assert held < 0.5
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": {"a": {"enum": list(range(100_000))}}},
+        {"properties": {"a": {"pattern": "(a|b)c" * 2_000}}},
+        {"patternProperties": {"(a|b)c" * 2_000: {"type": "string"}}},
+    ],
+    ids=["choices", "pattern", "pattern of names"],
+)
+async def test_R19_a_schema_of_few_parts_but_large_ones_is_looked_at_beside_the_event_loop(schema, monkeypatch) -> None:
+    monkeypatch.setattr(_checks, "FAST", None)
+    threads = []
+    real = trio.to_thread.run_sync
+
+    async def run_sync(function, *args):
+        threads.append(function.__name__)
+        return await real(function, *args)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    checker = Checker(schema)
+    started = time.thread_time()
+    await checker.complaints({"a": "b", "c": 1})
+    assert time.thread_time() - started < 0.1
+    assert threads[0] == "_compile"
+
+
+async def test_an_error_quotes_no_more_than_the_first_of_many_choices() -> None:
+    [said], _ = await complaints_of({"properties": {"a": {"enum": [f"choice {n}" for n in range(1_000)]}}}, {"a": 3})
+    assert said.startswith('a: expected one of ["choice 0", "choice 1"')
+    assert len(said) < 330
 
 
 def test_patterns_decide_which_properties_are_additional() -> None:

@@ -15,6 +15,8 @@ import openai.types.responses
 import pydantic
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trio_mcp_pool import (
     ConnectError,
@@ -27,6 +29,8 @@ from trio_mcp_pool import (
     open_pool,
 )
 from trio_mcp_pool.catalog import Entry, Outcome, ToolSet, _catalog
+from trio_mcp_pool.catalog._checks import Checker
+from trio_mcp_pool.catalog._inspect_ai import _parameters
 from trio_mcp_pool.testing import ScriptedServer, error, slow, tool
 
 
@@ -139,16 +143,73 @@ async def test_what_is_listed_again_without_a_difference_leaves_the_formats_as_t
         assert tools.to_anthropic()[1]["description"] == "otherwise"
 
 
+def any_schema(inner):
+    """Schemas in which everything may stand everywhere: what a server that means harm, or is broken, can list."""
+    words = ["type", "properties", "required", "enum", "const", "items", "anyOf", "oneOf", "allOf", "$ref", "$defs"]
+    words += ["additionalProperties", "pattern", "patternProperties", "default", "title", "description", "not", "x"]
+    keys = st.sampled_from([*words, "object", "string", "#/$defs/x"])
+    return st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=5)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 3) | st.sampled_from(["object", "string", "#", "#/$defs/x", "(", ""]),
+    any_schema,
+    max_leaves=12,
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["properties", "$defs", "required"]), ANYTHING, max_size=3).flatmap(
+        lambda top: any_schema(ANYTHING).map(lambda more: {**(more if isinstance(more, dict) else {}), **top})
+    ),
+    st.dictionaries(st.sampled_from(["type", "properties", "x"]), ANYTHING, max_size=3),
+)
+def test_no_schema_of_one_tool_takes_others_out_of_the_list_or_makes_a_call_fail(schema, arguments) -> None:
+    tools = ToolSet(Listed(1, {**schema, "type": "object"}), None)
+    fine = {"type": "object", "properties": {}}
+    tools._catalog.tools += (Entry("tools", "z", "fine", types.Tool(name="fine", input_schema=fine)),)
+
+    async def check() -> None:
+        for made in (tools.to_anthropic(), tools.to_openai(style="responses"), tools.to_openai(strict=True)):
+            assert len(made) == 2
+            parameters = made[0].get("function", made[0])
+            parameters = parameters.get("parameters", parameters.get("input_schema"))
+            assert parameters["type"] == "object"
+            json.dumps(made)
+        assert set(tools.problems) <= {tools.names[0]}
+        _parameters(types.Tool(name="x", input_schema={**schema, "type": "object"}))
+        try:
+            await tools._calls.checked(tools._find(tools.names[0]), arguments)
+        except InvalidArgumentsError:
+            pass
+
+    trio.run(check)
+
+
+def test_a_description_of_megabytes_is_cut_and_named() -> None:
+    tools = ToolSet(Listed(1), None)
+    tools._catalog.tools = (
+        Entry("tools", "z", "x", types.Tool(name="x", description="d" * 5_000_000, input_schema={"type": "object"})),
+    )
+    [made] = tools.to_anthropic()
+    assert made["description"] == "d" * 20_000 + " [cut here]"
+    assert tools.problems == {"z__x": "its description is cut to 20,000 characters"}
+
+
 class Listed:
     """A catalogue of many tools, as far as a tool set looks at one."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, schema=PATH) -> None:
         self.version = 1
+        self.schema = schema
         self.list(range(count))
+
+    def checker(self, server: str, tool: types.Tool) -> Checker:
+        return Checker(tool.input_schema)
 
     def list(self, numbers) -> None:
         self.version += 1
-        schema = {"type": "object", "properties": {"path": {"type": "string"}}}
+        schema = self.schema
         self.tools = tuple(
             Entry("tools", "z", name, types.Tool(name=name, input_schema=schema))
             for name in (f"tool {number}" for number in numbers)

@@ -46,6 +46,8 @@ MOST_WORK: Final = 2_000_000
 """What is not checked at all: it would keep a worker thread busy for many seconds."""
 INLINE_SCHEMAS: Final = 150
 """The largest schema that is compiled in the event loop."""
+INLINE_BULK: Final = 2_000
+"""The most choices and characters of patterns that are compiled there."""
 MOST_COMPLAINTS: Final = 5
 _REGISTRY: Registry[Any] = Registry()
 
@@ -89,7 +91,7 @@ class Checker:
     async def _prepare(self) -> None:
         try:
             self._audit = audit(self._schema)
-            if self._audit.nodes <= INLINE_SCHEMAS:
+            if self._audit.nodes <= INLINE_SCHEMAS and self._audit.bulk <= INLINE_BULK:
                 self._compile()
             else:
                 await trio.to_thread.run_sync(self._compile)
@@ -216,6 +218,8 @@ def _where(error: ValidationError) -> str:
 
 
 def _json(value: object, most: int = 300) -> str:
+    if isinstance(value, list):
+        value = value[:most]  # a choice has one character at least
     try:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):

@@ -7,7 +7,7 @@ tool's schema is handed on as the server gave it; in strict form it is a new one
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 from ._schemas import SchemaProblemError, resolve
 
@@ -24,9 +24,23 @@ class Named(Protocol):
     tool: types.Tool
 
 
+MOST_DESCRIPTION: Final = 20_000
+"""Characters of a description that models see. A server that sends megabytes would fill every request of the agent."""
+
+
+def description_of(tool: types.Tool) -> str:
+    """What a tool says of itself, cut to `MOST_DESCRIPTION`; empty where it says nothing."""
+    text = tool.description or tool.title or ""
+    return f"{text[:MOST_DESCRIPTION]} [cut here]" if len(text) > MOST_DESCRIPTION else text
+
+
+def is_cut(tool: types.Tool) -> bool:
+    """Whether `description_of` gives less than the whole."""
+    return len(tool.description or tool.title or "") > MOST_DESCRIPTION
+
+
 def _about(named: Named) -> dict[str, Any]:
-    tool = named.tool
-    description = tool.description or tool.title
+    description = description_of(named.tool)
     return {"name": named.name, "description": description} if description else {"name": named.name}
 
 
@@ -55,6 +69,15 @@ def _object(schema: dict[str, Any]) -> dict[str, Any]:
     """
     if schema.get("type") == "object" and "properties" in schema and _REFUSED.isdisjoint(schema):
         return schema
+    try:
+        return _made_object(schema)
+    except Exception:
+        # It is malformed, which is a problem of the set already, and must not take the other tools out of the list.
+        properties = schema.get("properties")
+        return {"type": "object", "properties": properties if isinstance(properties, dict) else {}}
+
+
+def _made_object(schema: dict[str, Any]) -> dict[str, Any]:
     made = dict(schema)
     try:
         for _ in range(10):

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ._content import Part
-from ._schemas import SchemaProblemError, inline
+from ._formats import description_of
+from ._schemas import inline
 
 if TYPE_CHECKING:
     import mcp_types as types
@@ -38,8 +39,8 @@ def inspect_tools(call: CallTool, all_named: Iterable[Named]) -> list[Any]:
         ToolDef(
             _executor(call, named.name),
             name=named.name,
-            description=named.tool.description or named.tool.title or named.tool.name,
-            parameters=ToolParams.model_validate(_parameters(named.tool)),
+            description=description_of(named.tool) or named.tool.name,
+            parameters=_parameters(named.tool, ToolParams.model_validate),
             parallel=True,
         )
         for named in all_named
@@ -75,13 +76,18 @@ def _content(parts: list[Part]) -> Any:
     return made
 
 
-def _parameters(tool: types.Tool) -> dict[str, Any]:
+def _parameters(tool: types.Tool, read: Callable[[dict[str, Any]], Any] = dict) -> Any:
+    """The parameters, as `read` makes them of the schema."""
     try:
-        schema = _narrow(inline(tool.input_schema))
-    except (SchemaProblemError, RecursionError):
-        # Whatever it is, it cannot be shown; the names of the parameters are better than nothing.
+        return read(_described(_narrow(inline(tool.input_schema))))
+    except Exception:
+        # Whatever it is, it cannot be shown, and must not take the other tools out of the list. The names of the parameters
+        # are better than nothing.
         names = tool.input_schema.get("properties")
-        schema = {"properties": {name: {} for name in names} if isinstance(names, dict) else {}}
+        return read(_described({"properties": {name: {} for name in names} if isinstance(names, dict) else {}}))
+
+
+def _described(schema: dict[str, Any]) -> dict[str, Any]:
     properties = {
         name: {**each, "description": each.get("description") or each.pop("title", None) or name}
         for name, each in schema.get("properties", {}).items()

@@ -17,6 +17,8 @@ from urllib.parse import unquote
 
 DEEPEST: Final = 60
 HEAVIEST: Final = 20_000
+CHOICES: Final = 20
+"""So many choices of an `enum` take as long to compare with as one schema takes to check."""
 TYPES: Final = frozenset({"string", "number", "integer", "object", "array", "boolean", "null"})
 
 MAPS: Final = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
@@ -91,7 +93,9 @@ class Audit:
     nodes: int = 0
     """Schemas in it, the unused definitions included."""
     weight: int = 0
-    """Schemas that one value may have to be checked against: references count for what they stand for."""
+    """Schemas that one value may have to be checked against: references count for what they stand for, long choices more."""
+    bulk: int = 0
+    """Choices, and characters of patterns: what makes a schema of few nodes long to compile."""
     patterns: list[str] = field(default_factory=list)
     keywords: set[str] = field(default_factory=set)
 
@@ -141,9 +145,14 @@ def audit(root: Any) -> Audit:
                     raise SchemaProblemError(f"it names an unknown type, {short(name)}")
         elif word == "pattern" and isinstance(value, str):
             seen.patterns.append(value)
+            seen.bulk += len(value)
+        elif word == "enum" and isinstance(value, list):
+            seen.bulk += len(value)
+            return len(value) // CHOICES
         elif word in MAPS and isinstance(value, dict):
             if word == "patternProperties":
                 seen.patterns.extend(value)
+                seen.bulk += sum(map(len, value))
             inner = sum(weigh(each, depth + 1) for each in value.values())
             return 0 if word in _DEFINITIONS else inner
         elif word == "dependencies" and isinstance(value, dict):

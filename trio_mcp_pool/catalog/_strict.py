@@ -149,8 +149,8 @@ def without_nulls(root: dict[str, Any], arguments: dict[str, Any]) -> dict[str, 
     """The arguments without the nulls that strictness asked for, as a new value."""
     try:
         pruned: dict[str, Any] = _prune(root, arguments, root, 0)
-    except (SchemaProblemError, RecursionError):
-        return arguments  # the schema has changed since the model saw it
+    except Exception:
+        return arguments  # the schema has changed since the model saw it, or is malformed where it was not looked at
     return pruned
 
 

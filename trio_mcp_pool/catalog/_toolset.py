@@ -20,7 +20,7 @@ from .._errors import InvalidArgumentsError, ToolDeniedError, UnknownToolError
 from ._arguments import read_arguments
 from ._calls import Attempt, Calls, SetTool
 from ._checks import Checker
-from ._formats import Style, anthropic_tools, openai_tool
+from ._formats import MOST_DESCRIPTION, Style, anthropic_tools, is_cut, openai_tool
 from ._hooks import Approve, Around
 from ._names import NameFunction, Names, qualified
 from ._outcomes import Outcome, Outcomes
@@ -119,7 +119,9 @@ class ToolSet:
 
     @property
     def problems(self) -> dict[str, str]:
-        """By name: why a tool's arguments go unchecked, or why it is shown without `strict`. Looks at every schema once.
+        """By name: why a tool's arguments go unchecked, or why it is shown without `strict`, or with a description that is cut.
+
+        Looks at every schema once.
 
         What is wrong with whole servers is in `Catalog.problems`.
         """
@@ -133,6 +135,8 @@ class ToolSet:
                     problem = str(why)
             if problem is not None:
                 found[name] = f"its arguments go unchecked: {problem}"
+            elif is_cut(named.tool):
+                found.setdefault(name, f"its description is cut to {MOST_DESCRIPTION:,} characters")
         return found
 
     # The table.
@@ -232,8 +236,10 @@ class ToolSet:
         if strict:
             try:
                 schema = make_strict(schema)
-            except (SchemaProblemError, RecursionError) as why:
-                self._not_strict[named.name] = f"it is shown without strict: {why}"
+            except Exception as why:
+                # Whatever else it raises, the schema is malformed, and must not take the other tools out of the list.
+                said = str(why) if isinstance(why, SchemaProblemError) else f"it is malformed ({type(why).__name__})"
+                self._not_strict[named.name] = f"it is shown without strict: {said}"
                 return openai_tool(named, style, schema, False)
             named.strict = True
             self._strict.add(named.name)
