@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import anthropic.types
+import jsonschema
+import openai.types.chat
+import openai.types.responses
+import pydantic
 import pytest
 import trio
 
+from tests.catalog.test_content import check_anthropic, check_openai
 from tests.servers.install import RealServers
 from trio_mcp_pool import HttpServer, Server, StdioServer, open_pool
 
 ROOT = Path(__file__).resolve().parents[2]
+
+ANTHROPIC_TOOL = pydantic.TypeAdapter[Any](anthropic.types.ToolParam)
+CHAT_TOOL = pydantic.TypeAdapter[Any](openai.types.chat.ChatCompletionFunctionToolParam)
+RESPONSES_TOOL = pydantic.TypeAdapter[Any](openai.types.responses.FunctionToolParam)
+
+
+def named(tool: dict[str, Any]) -> str:
+    """The name in any format."""
+    return str(tool.get("function", tool)["name"])
+
+
+def function_call(number: int, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """As the Responses API asks for it."""
+    return {"type": "function_call", "call_id": f"c{number}", "name": name, "arguments": json.dumps(arguments)}
+
+
+def tool_call(number: int, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """As a chat completion asks for it."""
+    function = {"name": name, "arguments": json.dumps(arguments)}
+    return {"type": "function", "id": f"c{number}", "function": function}
 
 
 async def test_the_tools_of_four_real_servers_are_one_list_with_a_dead_one_beside(
@@ -55,6 +83,42 @@ async def test_the_tools_of_four_real_servers_are_one_list_with_a_dead_one_besid
             assert "missing 'path'" in outcomes[4].text
             strict = tools.to_openai(strict=True)
             assert sum(each["function"]["strict"] for each in strict) >= len(strict) // 2
+            # Every tool of each in every format, as the providers' own types have it.
+            for adapter, made in [
+                (ANTHROPIC_TOOL, tools.to_anthropic()),
+                (CHAT_TOOL, tools.to_openai()),
+                (CHAT_TOOL, strict),
+                (RESPONSES_TOOL, tools.to_openai(style="responses")),
+                (RESPONSES_TOOL, tools.to_openai(style="responses", strict=True)),
+            ]:
+                assert [named(each) for each in made] == list(tools.names)
+                for each in made:
+                    assert adapter.validate_python(each) == each
+                    parameters = each.get("function", each)
+                    jsonschema.Draft202012Validator.check_schema(
+                        parameters.get("parameters") or parameters["input_schema"]
+                    )
+            # What a model of each provider asks of each server, answered in its shape.
+            uses = [
+                ("files__list_directory", {"path": str(tmp_path)}),
+                ("memory__search_nodes", {"query": "Ada"}),
+                ("time__convert_time", {"source_timezone": "UTC", "time": "12:00", "target_timezone": "Asia/Tokyo"}),
+                ("calculator__calculate", {"expression": "1+1"}),
+            ]
+            asked = [{"type": "tool_use", "id": f"t{n}", "name": x, "input": y} for n, (x, y) in enumerate(uses)]
+            answer = (await tools.run({"role": "assistant", "content": asked})).to_anthropic()
+            check_anthropic(answer)
+            assert [(part["tool_use_id"], part["is_error"]) for part in answer["content"]] == [
+                (f"t{n}", False) for n in range(4)
+            ]
+            for response in (
+                {"output": [function_call(n, x, y) for n, (x, y) in enumerate(uses)]},
+                {"choices": [{"message": {"tool_calls": [tool_call(n, x, y) for n, (x, y) in enumerate(uses)]}}]},
+            ):
+                outcomes = await tools.run(response)
+                assert [outcome.is_error for outcome in outcomes] == [False] * 4
+                for message in outcomes.to_openai():
+                    check_openai(message)
 
 
 @contextmanager
