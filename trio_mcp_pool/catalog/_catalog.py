@@ -136,14 +136,15 @@ class Catalog:
 
     @property
     def problems(self) -> dict[str, Exception]:
-        """By server: why its entries are missing or stale."""
+        """By server: why its entries are missing or stale. A new dict each time; the errors are not raised anywhere."""
         found = {server: self._shelf(server).problem for server in self._source.servers}
         return {server: problem for server, problem in found.items() if problem is not None}
 
     def changes(self) -> Changes:
         """An async iterator of what changes from now on, coalesced: `async for change in pool.catalog.changes()`.
 
-        Each step gives the difference to what this reader saw last. It ends when the pool closes. Synchronous.
+        Each step gives the difference to what this reader saw last; steps checkpoint. It ends when the pool, or the scope,
+        closes. Making it is synchronous.
         """
         return Changes(self)
 

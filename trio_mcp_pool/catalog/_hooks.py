@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True, slots=True, repr=False)
 class ToolCall:
-    """One call that is about to be made, as hooks see it."""
+    """One call that is about to be made, as `approve` and `around` see it."""
 
     name: str
     """The tool's name in the set."""

@@ -53,7 +53,7 @@ class Notifications:
         self._arrived = trio.Event()
         self._ended = False
         self.missed: int = 0
-        """How many were dropped because this reader was more than `buffer` behind."""
+        """How many were dropped, so far, because this reader was more than `buffer` (default 1,000) behind."""
 
     def __repr__(self) -> str:
         return f"<Notifications: {len(self._waiting)} waiting, {self.missed} missed>"

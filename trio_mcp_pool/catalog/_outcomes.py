@@ -49,7 +49,7 @@ class Outcome:
         self.outcome: CallOutcome = outcome
         """What is known of the call: `"answered"`, `"not run"`, or `"unknown"`, which means that it may have run."""
         self.seconds: float = seconds
-        """How long it took, hooks and waiting for its turn included."""
+        """How long it took, on Trio's clock, hooks and waiting for its turn included."""
         self._max_chars = max_chars
         self._parts: list[Part] | None = None
 
@@ -77,7 +77,7 @@ class Outcome:
         return plain_text(self._content())
 
     def to_anthropic(self) -> dict[str, Any]:
-        """A `tool_result` block. Raises `ValueError` where the request had no id, as a pair has none."""
+        """A `tool_result` block. Synchronous. Raises `ValueError` where the request had no id, as a pair has none."""
         # In an error Anthropic takes nothing but text.
         parts = [Part(part.text) for part in self._content()] if self.is_error else self._content()
         return {
@@ -88,7 +88,7 @@ class Outcome:
         }
 
     def to_openai(self) -> dict[str, Any]:
-        """A `tool` message for a chat completion's request, a `function_call_output` for any other.
+        """A `tool` message for a chat completion's request, a `function_call_output` for any other. Synchronous.
 
         Raises `ValueError` where the request had no id, as a pair has none.
         """
@@ -132,10 +132,10 @@ class Outcomes(Sequence[Outcome]):
         return self._all[index]
 
     def to_anthropic(self) -> dict[str, Any]:
-        """One user message that answers all: `messages.append(outcomes.to_anthropic())`."""
+        """One user message that answers all: `messages.append(outcomes.to_anthropic())`. As `Outcome.to_anthropic`."""
         role: Literal["user"] = "user"
         return {"role": role, "content": [outcome.to_anthropic() for outcome in self._all]}
 
     def to_openai(self) -> list[dict[str, Any]]:
-        """Messages, or items of the Responses API, one for each: `messages += outcomes.to_openai()`."""
+        """Messages, or items of the Responses API, one for each: `messages += outcomes.to_openai()`. As `Outcome.to_openai`."""
         return [outcome.to_openai() for outcome in self._all]

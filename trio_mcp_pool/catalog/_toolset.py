@@ -121,7 +121,7 @@ class ToolSet:
     def problems(self) -> dict[str, str]:
         """By name: why a tool's arguments go unchecked, or why it is shown without `strict`, or with a description that is cut.
 
-        Looks at every schema once.
+        Looks at every schema, each time. Synchronous.
 
         What is wrong with whole servers is in `Catalog.problems`.
         """
@@ -272,11 +272,12 @@ class ToolSet:
     ) -> types.CallToolResult:
         """Call a tool by its name in the set. Checkpoints.
 
-        `arguments` is a mapping, or the JSON text that OpenAI sends; it is checked against the tool's schema before anything
-        is sent. A result with `is_error` is a result. `on_elicit` and `on_progress` are those of `Session.call_tool`.
+        `arguments` (default: none) is a mapping, or the JSON text that OpenAI sends; it is checked against the tool's schema
+        before anything is sent. A result with `is_error` is a result. `on_elicit`, `on_progress` and `read_timeout_seconds`
+        (default: the server's own) are those of `Session.call_tool`. `max_concurrent` and `max_per_server` do not count here.
 
-        Raises `UnknownToolError`, `ToolDeniedError` and `InvalidArgumentsError`, with nothing sent; what the hooks raise; and
-        what `Pool.call_tool` raises.
+        Raises `UnknownToolError`, `ToolDeniedError` and `InvalidArgumentsError`, with nothing sent; what the hooks raise;
+        `OutcomeUnknownError` where the block about the call ended it; and what `Pool.call_tool` raises.
         """
         if not isinstance(name, str):
             raise TypeError(f"a tool's name must be a str, not {type(name).__name__}")
@@ -307,7 +308,8 @@ class ToolSet:
                 async for outcome in outcomes:
                     ...
 
-        Leaving the block cancels the calls that still run. What its body raises comes out bare.
+        Leaving the block cancels the calls that still run. What its body raises comes out bare. Entering is no
+        checkpoint; leaving waits until the cancelled calls have ended. Raises `TypeError` at once, as `run`.
         """
         return run_each(self._run_one, self._requests(response, skip), self._limits())
 
