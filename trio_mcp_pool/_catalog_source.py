@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trio_mcp_pool")
 
 _LENT: Final = (State.READY, State.DRAINING)
+HEARS_TIMEOUT: Final = 1.0
+"""Seconds that the catalogue waits for a standing stream. Some servers answer the request for one with their first message."""
 
 
 class Handle(Protocol):
@@ -230,14 +232,28 @@ class PoolSource:
         return self._scope is None or server not in self._scope.own
 
     def sessions(self, server: str) -> tuple[SessionFacts, ...]:
+        found = [_facts(connection) for connection in self._connections(server)]
+        return tuple(sorted((facts for facts in found if facts is not None), key=lambda facts: facts.number))
+
+    def _connections(self, server: str) -> list[Connection]:
         own = None if self._scope is None else self._scope.own.get(server)
         entry = own or self._core.servers.entries.get(server)
         lane = None if entry is None else entry.shared.lanes.get(None if self._scope is None else self._scope.key)
-        found = [_facts(connection) for connection in (lane.connections if lane is not None else ())]
-        return tuple(sorted((facts for facts in found if facts is not None), key=lambda facts: facts.number))
+        return [] if lane is None else list(lane.connections)
 
     async def connect(self, server: str) -> None:
         await self._handle.wait_ready(server)
+
+    async def hears(self, server: str) -> None:
+        await trio.lowlevel.checkpoint()
+        opening = [
+            connection.link.hears_unasked
+            for connection in self._connections(server)
+            if connection.state in _LENT and connection.link.hears_unasked is not None
+        ]
+        with trio.move_on_after(HEARS_TIMEOUT):  # noqa: ASYNC912 (above)
+            for opened in opening:
+                await opened.wait()
 
     async def list_page(self, server: str, kind: Kind, cursor: str | None) -> ListResult:
         verb = getattr(self._handle, f"list_{kind}")

@@ -19,7 +19,9 @@ import pytest
 import trio
 
 from tests.catalog.test_content import check_anthropic, check_openai
+from tests.servers import raw_http as raw
 from tests.servers.install import RealServers
+from tests.servers.raw_http import raw_server
 from trio_mcp_pool import HttpServer, Server, StdioServer, open_pool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -160,3 +162,61 @@ async def change(server: Server) -> None:
                     while tools.names != names:
                         await anext(changes)
             assert not any(entry.stale for entry in pool.catalog.tools)
+
+
+async def test_over_http_in_the_older_era_nothing_is_listed_or_followed_before_changes_can_arrive() -> None:
+    """What a server tells without a standing stream is lost, so a change between the list and the stream would be."""
+    order: list[str] = []
+
+    def noting(name: str, result: dict[str, Any]) -> raw.Plan:
+        async def plan(exchange: raw.Exchange) -> None:
+            order.append(name)
+            await exchange.result(result, "mcp-session-id: the-session")
+
+        return plan
+
+    async def standing(exchange: raw.Exchange) -> None:
+        await trio.sleep(0.2)
+        order.append("stream")
+        await raw.hanging_events(exchange)
+
+    hello = {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {"tools": {}, "resources": {"subscribe": True}},
+        "serverInfo": {"name": "raw", "version": "1"},
+    }
+    plans = {
+        "initialize": noting("initialize", hello),
+        "GET": standing,
+        "tools/list": noting("list", {"tools": []}),
+        "resources/subscribe": noting("subscribe", {}),
+        "resources/unsubscribe": noting("unsubscribe", {}),
+    }
+    with trio.fail_after(20):
+        for then in ("list", "subscribe"):
+            order.clear()
+            async with (
+                raw_server(plans) as server,
+                open_pool({"s": HttpServer(server.url, mode="legacy")}) as pool,
+            ):
+                if then == "list":
+                    await pool.toolset()
+                else:
+                    async with pool.subscribe("s", "memo://a"):
+                        pass
+            assert order[:3] == ["initialize", "stream", then]
+
+
+@pytest.mark.parametrize("stream", [raw.hang, raw.status(405), raw.reset])
+async def test_a_server_without_a_standing_stream_is_listed_all_the_same(stream: raw.Plan) -> None:
+    async def listing(exchange: raw.Exchange) -> None:
+        await exchange.result({"tools": []})
+
+    with trio.fail_after(20):
+        async with (
+            raw_server({"GET": stream, "tools/list": listing}) as server,
+            open_pool({"s": HttpServer(server.url, mode="legacy")}) as pool,
+        ):
+            await pool.toolset()
+            assert not pool.catalog.problems
+            assert server.seen.count("tools/list") == 1

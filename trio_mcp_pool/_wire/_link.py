@@ -163,6 +163,8 @@ class Link:
         """The return code of a child, once it is reaped; negative: the signal that ended it."""
         self.heard_at: float = -math.inf
         """When the last byte arrived, on Trio's clock. Only wires that can tell keep it up to date."""
+        self.hears_unasked: trio.Event | None = None
+        """Set when what the server sends unasked can arrive, or is known never to. `None`: from the handshake on."""
         self.tells_written = True
         """Whether the wire marks a call as written. One that cannot makes every call count as written from its start."""
         self.killed: list[int] = []

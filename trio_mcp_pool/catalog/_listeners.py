@@ -54,11 +54,12 @@ class Listeners:
         self._agreed: dict[str, trio.Event] = {}
 
     async def agreed(self, server: str) -> None:
-        """Wait until the server has agreed to tell, where it is asked at all; at most 5 s."""
+        """Wait until what changes from now on is told: at most 5 s for a modern server to agree, 1 s for a standing stream."""
         event = self._agreed.get(server)
         if event is not None:
             with trio.move_on_after(AGREE_TIMEOUT):
                 await event.wait()
+        await self._source.hears(server)
 
     def opened(self, facts: SessionFacts) -> None:
         """A session is ready: listen to it, unless another of its server is listened to. Synchronous."""

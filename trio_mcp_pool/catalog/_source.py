@@ -104,6 +104,12 @@ class Source(Protocol):
     async def connect(self, server: str, /) -> None:
         """Return when the server has a ready session here, dialling if it must, as `wait_ready`; raises what that raises."""
 
+    async def hears(self, server: str, /) -> None:
+        """Wait until what the sessions that are ready now say unasked can arrive, at most a second. Checkpoints.
+
+        Over HTTP, in the older era, that is when their standing streams are open.
+        """
+
     async def list_page(self, server: str, kind: Kind, cursor: str | None, /) -> ListResult:
         """One page, through the pool's verb (any session of this scope) and past the SDK's response cache."""
 

@@ -161,6 +161,7 @@ async def _subscribed(catalog: Catalog, source: Source, session: Session, update
             except BaseExceptionGroup as group:
                 raise interrupt_in(group) or sole_error(group) from None
         return
+    await source.hears(session.server)
     key = (id(session.client), updates.uri)
     readers = catalog._resource_readers.setdefault(key, Readers())
 

@@ -45,11 +45,13 @@ class StreamOwner(Protocol):
 class StandingStream:
     """Opened by a task of the session's own, which runs until the server has no such stream, or the session ends."""
 
-    def __init__(self, dispatcher: HttpDispatcher, owner: StreamOwner) -> None:
+    def __init__(self, dispatcher: HttpDispatcher, owner: StreamOwner, tried: trio.Event) -> None:
+        """`tried` is set when the first attempt has come to an end, one way or the other."""
         self.is_open = False
         """Whether it stands, or is about to stand again."""
         self._dispatcher = dispatcher
         self._owner = owner
+        self._tried = tried
         self._last_id = b""
         self._retry: float | None = None
         self._had_one = False
@@ -79,9 +81,11 @@ class StandingStream:
                     try:
                         if not self._is_stream(response):
                             return
+                        self._tried.set()
                         broke = not await self._read(response)
                     finally:
                         response.abort()
+                self._tried.set()
                 lived = trio.current_time() - began
                 if lived >= _SOUND:
                     delay = _FIRST_DELAY
@@ -92,6 +96,7 @@ class StandingStream:
                 delay = min(_LONGEST_DELAY, delay * 2)
         finally:
             self.is_open = False
+            self._tried.set()
             self._owner.standing_ended()
 
     def _is_stream(self, response: Exchange) -> bool:

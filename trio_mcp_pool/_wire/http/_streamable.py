@@ -271,7 +271,8 @@ class StreamableDispatcher(HttpDispatcher):
     async def _initialized(self, data: bytes) -> None:
         await super()._initialized(data)
         if self.session_id is not None and self.nursery is not None:
-            self._standing = StandingStream(self, self)
+            self.link.hears_unasked = trio.Event()
+            self._standing = StandingStream(self, self, self.link.hears_unasked)
             self.nursery.start_soon(self._standing.run)
 
     async def listen(self, nursery: trio.Nursery) -> None:
