@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, final
+from typing import Any, Final, final
 
 from .._callbacks import Callbacks, Caller, Elicit, Progress, ProgressFnT, client_callbacks, progress_in_context
 from .._wire._link import Call, Link
@@ -77,9 +77,14 @@ class OwnCallbacks:
         return progress_in_context(partial(self.progress, caller_of(link, call)), link.server)
 
 
+_NONE: Final[dict[str, OwnCallbacks]] = {}
+
+
 def own_callbacks(on_elicit: Elicit | None, on_progress: Progress | None) -> dict[str, OwnCallbacks]:
     """They as the keyword argument `own` of `run`, none where there are none. Raises `TypeError`."""
+    if on_elicit is None and on_progress is None:
+        return _NONE
     for name, function in (("on_elicit", on_elicit), ("on_progress", on_progress)):
         if function is not None and not callable(function):
             raise TypeError(f"{name} must be an async function or None, not {type(function).__name__}")
-    return {} if on_elicit is None and on_progress is None else {"own": OwnCallbacks(on_elicit, on_progress)}
+    return {"own": OwnCallbacks(on_elicit, on_progress)}

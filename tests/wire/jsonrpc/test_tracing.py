@@ -56,6 +56,7 @@ class Provider(trace.TracerProvider):
 async def test_a_request_has_a_span_and_carries_its_context(monkeypatch: pytest.MonkeyPatch) -> None:
     provider = Provider()
     monkeypatch.setattr(_tracing, "get_tracer_provider", lambda: provider)
+    monkeypatch.setattr(_tracing, "_PROXY", provider)
     async with rig() as r:
         params = {"name": "echo", "_meta": {"k": 1}}
         call = r.start_call("tools/call", params=params)
