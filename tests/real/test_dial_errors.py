@@ -108,14 +108,14 @@ async def test_a_silent_server_is_warned_of_at_a_third_of_the_time_with_its_stde
     caplog.set_level(logging.WARNING, "trio_mcp_pool")
     # A shell, which has written long before the time of the warning.
     server = StdioServer("sh", ["-c", "echo 'Ok to proceed? (y)' >&2; exec sleep 60"], wire=wire)
-    error = await failure(server, connect_timeout=4.5)
+    error = await failure(server, connect_timeout=3)
     assert str(error) == (
-        "server 's' gave no session within connect_timeout (4.5 s), in phase 'handshake'; "
+        "server 's' gave no session within connect_timeout (3 s), in phase 'handshake'; "
         "the last of its stderr: Ok to proceed? (y)"
     )
     (warned,) = [record.message for record in caplog.records if "has given no session" in record.message]
     assert re.sub(r"for \S+ s,", "for N s,", warned) == (
-        "server 's' has given no session for N s, in phase 'handshake'; connect_timeout is 4.5 s; "
+        "server 's' has given no session for N s, in phase 'handshake'; connect_timeout is 3 s; "
         "its stderr so far: Ok to proceed? (y)"
     )
 
