@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,14 @@ def rows(page: str) -> set[str]:
     """What stands in backticks in the first column of the page's tables."""
     lines = (DOCS / "guide" / page).read_text().splitlines()
     return {line.split("`")[1] for line in lines if line.startswith("| `")}
+
+
+@pytest.mark.parametrize("page", ["sizing.md", "events.md", "errors.md"])
+def test_the_tables_of_the_guide_are_those_of_the_code(page: str) -> None:
+    """Where this fails: `python docs/tables.py`."""
+    tables = runpy.run_path(str(DOCS / "tables.py"))
+    text = (DOCS / "guide" / page).read_text(encoding="utf-8")
+    assert tables["written"](page, text) == text
 
 
 @pytest.mark.parametrize("name", fields(trio_mcp_pool.PoolPolicy))
