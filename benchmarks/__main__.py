@@ -14,10 +14,12 @@ from . import picture, report
 from .contests import CONTESTS as CALLS_AND_LEASES
 from .contests import Plan
 from .growth import growth
+from .http_calls import http
 from .measure import Row
 from .tool_sets import tool_sets
 
-CONTESTS = {**CALLS_AND_LEASES, "tool sets": tool_sets, "growth": growth}
+# Over HTTP first: what the others leave in memory, the collections of `mcp.Client` would have to go through.
+CONTESTS = {"http": http, **CALLS_AND_LEASES, "tool sets": tool_sets, "growth": growth}
 
 
 async def run(names: Sequence[str], plan: Plan) -> list[Row]:
@@ -55,7 +57,7 @@ def main(given: Sequence[str] | None = None) -> int:
     options = arguments(given)
     plan = Plan().quick() if options.quick else Plan()
     if options.rounds is not None:
-        few = {name: min(options.rounds, getattr(plan, name)) for name in ("big_rounds", "lane_rounds")}
+        few = {name: min(options.rounds, getattr(plan, name)) for name in ("big_rounds", "lane_rounds", "http_rounds")}
         plan = replace(plan, rounds=options.rounds, **few)
     if options.calls is not None:
         plan = replace(plan, calls=options.calls)

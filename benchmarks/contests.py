@@ -50,6 +50,8 @@ class Plan:
     waiters: int = 10_000
     few_waiters: int = 10
     tools: int = 10_000
+    http_rounds: int = 7
+    crowd: int = 500
 
     def quick(self) -> Plan:
         """Everything once and small: enough to see that it runs, not to learn anything."""
@@ -65,6 +67,8 @@ class Plan:
             lane_rounds=2,
             waiters=300,
             tools=100,
+            http_rounds=2,
+            crowd=20,
         )
 
 

