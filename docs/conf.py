@@ -18,7 +18,7 @@ author = "The trio_mcp_pool contributors"
 copyright = author
 release = version = importlib.metadata.version("trio-mcp-pool")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "markdown_docstrings"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "markdown_docstrings", "public_links"]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3

@@ -45,7 +45,7 @@ class Handle(Protocol):
     async def wait_ready(self, *servers: str) -> None:
         """As `Pool.wait_ready`."""
 
-    async def call_tool(
+    def call_tool(
         self,
         server: str,
         name: str,
@@ -54,7 +54,7 @@ class Handle(Protocol):
         *,
         on_elicit: Elicit | None = None,
         on_progress: Progress | None = None,
-    ) -> types.CallToolResult:
+    ) -> Awaitable[types.CallToolResult]:
         """As `Pool.call_tool`."""
 
     def session(self, server: str) -> AbstractAsyncContextManager[Session]:
@@ -260,7 +260,7 @@ class PoolSource:
         page: ListResult = await verb(server, cursor=cursor, cache_mode="refresh")
         return page
 
-    async def call_tool(
+    def call_tool(
         self,
         server: str,
         name: str,
@@ -269,8 +269,9 @@ class PoolSource:
         on_elicit: Elicit | None = None,
         on_progress: Progress | None = None,
         read_timeout_seconds: float | None = None,
-    ) -> types.CallToolResult:
-        return await self._handle.call_tool(
+    ) -> Awaitable[types.CallToolResult]:
+        # No coroutine of its own: a frame more costs every call of a tool set.
+        return self._handle.call_tool(
             server, name, arguments, read_timeout_seconds, on_elicit=on_elicit, on_progress=on_progress
         )
 

@@ -13,7 +13,8 @@ from ._verbs import Verbs
 from .catalog._catalog import Catalog
 from .catalog._hooks import Approve, Around
 from .catalog._names import NameFunction
-from .catalog._open import open_toolset
+from .catalog._patience import check_within
+from .catalog._source import check_servers
 from .catalog._subscriptions import Updates, subscribe
 from .catalog._toolset import ToolSet
 
@@ -56,10 +57,13 @@ class Handle(Verbs):
         Of a scope: its calls run on the scope's own sessions. Raises `UnknownServerError`, `PoolClosedError`, `TypeError`,
         `ValueError`, and what `names` raises.
         """
-        return await open_toolset(
-            self.catalog,
-            self.catalog._source,
-            servers,
+        catalog, source = self.catalog, self.catalog._source
+        check_servers(source, servers)
+        check_within(within, optional=True)
+        made = ToolSet(
+            catalog,
+            source,
+            servers or None,
             allow=allow,
             deny=deny,
             read_only=read_only,
@@ -69,8 +73,9 @@ class Handle(Verbs):
             max_concurrent=max_concurrent,
             max_per_server=max_per_server,
             max_chars=max_chars,
-            within=within,
         )
+        await catalog._ensure(servers, ("tools",), within)
+        return made
 
     def subscribe(self, server: str, uri: str) -> AbstractAsyncContextManager[Updates]:
         """Follow a resource: `async with pool.subscribe("files", uri) as updates: async for update in updates: ...`.

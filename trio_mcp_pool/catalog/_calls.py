@@ -7,7 +7,6 @@ exception, takes a hook's deadline for an answer, and a hook's mistake after the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
@@ -94,7 +93,9 @@ class Calls:
         """Ask for approval, wait for a turn, send. The arguments are checked already."""
         if self._approve is not None:
             arguments = await self._approved(named, arguments)
-        async with nullcontext() if limits is None else limits.turn(named.server):
+        if limits is None:
+            return await self._send(named, arguments, attempt, options)
+        async with limits.turn(named.server):
             return await self._send(named, arguments, attempt, options)
 
     async def checked(self, named: SetTool, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -113,7 +113,7 @@ class Source(Protocol):
     async def list_page(self, server: str, kind: Kind, cursor: str | None, /) -> ListResult:
         """One page, through the pool's verb (any session of this scope) and past the SDK's response cache."""
 
-    async def call_tool(
+    def call_tool(
         self,
         server: str,
         name: str,
@@ -122,7 +122,7 @@ class Source(Protocol):
         on_elicit: Elicit | None = None,
         on_progress: Progress | None = None,
         read_timeout_seconds: float | None = None,
-    ) -> types.CallToolResult:
+    ) -> Awaitable[types.CallToolResult]:
         """The pool's verb `call_tool`, in this scope."""
 
     def session(self, server: str, /) -> AbstractAsyncContextManager[Session]:
