@@ -148,7 +148,7 @@ async def _answer(
     try:
         # Called in here: a function that is not async, or takes other arguments, raises before there is anything to await.
         answer = await callback(who, *args)
-    except BaseException as exc:
+    except BaseException as exc:  # noqa: ASYNC103 (`_contain` raises cancellations and interrupts)
         _contain(exc, f"server {who.server!r}: the callback {what!r}")
     else:
         if isinstance(answer, (expected, types.ErrorData)) or what == "log":
@@ -218,7 +218,7 @@ def progress_in_context(
     async def report(progress: float, total: float | None, message: str | None) -> None:
         try:
             await _InContext(context, on_progress(progress, total, message))
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: ASYNC103 (as above)
             _contain(exc, f"server {server!r}: on_progress")
 
     return report
