@@ -66,7 +66,7 @@ EVENTS: tuple[Event, ...] = (
     # What the server answers is handed through, and what it answers badly fails one call.
     _call("tool error", WIRES, "tool_error", "tool error", executed=True),
     _call("JSON-RPC error", WIRES, "rpc_error", "MCPError -32050", executed=True),
-    _call("malformed result", WIRES, "malformed", "ValidationError", executed=True),
+    _call("malformed result", WIRES, "malformed", "InvalidResultError", executed=True),
     _call("bad structured content", WIRES, "badly_structured", "InvalidResultError", tool="typed", executed=True),
     _call("a 10 MB answer", (*STDIO, *STREAMABLE), "big", "result", arguments={"bytes": 10_000_000}),
     _call("a line over `max_message`", ("stdio",), "big", "MessageTooLargeError", arguments={"bytes": 17_000_000}),

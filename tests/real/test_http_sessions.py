@@ -357,3 +357,16 @@ async def test_the_users_own_headers_are_sent_and_do_not_replace_those_of_the_pr
     sent = server.headers[server.seen.index("good")]
     assert (sent["x-own"], sent["user-agent"], sent["mcp-session-id"]) == ("1", "me", "the-session")
     assert sent["accept"] == "application/json, text/event-stream"
+
+
+@pytest.mark.parametrize("delete", [raw.hang, raw.hanging_events])
+async def test_R1_an_owner_that_is_cancelled_while_it_ends_the_session_leaves_everything_that_it_has_entered(
+    delete: raw.Plan,
+) -> None:
+    async with raw_server({"DELETE": delete}) as server:
+        with trio.CancelScope() as scope:
+            async with dialled(server.url, close_timeout=10):
+                scope.deadline = trio.current_time() + 0.2
+        assert scope.cancelled_caught
+        while server.gone != ["DELETE"]:
+            await trio.sleep(0.01)

@@ -92,9 +92,12 @@ async def connect_http(
         except BaseException as exc:
             # Not shown to the client's own task group, which would wrap it.
             raised = exc
-        if not isinstance(raised, trio.Cancelled):
-            await dispatcher.end_session(min(_GOODBYE, link.close_timeout / 2, link.close_by - trio.current_time()))
-        await session.__aexit__(None, None, None)
+        try:
+            if not isinstance(raised, trio.Cancelled):
+                await dispatcher.end_session(min(_GOODBYE, link.close_timeout / 2, link.close_by - trio.current_time()))
+        finally:
+            # Also where that was cancelled: the scopes that the client has opened are this task's.
+            await session.__aexit__(None, None, None)
         if raised is not None:
             raise raised
     finally:
