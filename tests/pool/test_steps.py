@@ -405,6 +405,56 @@ async def test_R14_R17_an_interrupt_out_of_an_observer_comes_out_of_the_block_ba
     assert auditor.faults == []
 
 
+class InTheCallersTask(Calling):
+    """An observer that is also called in the tasks of callers, and fails there."""
+
+    def __init__(self, method: str, failure: Callable[[], BaseException]) -> None:
+        super().__init__()
+        self.method = method
+        self.failure = failure
+
+    def waited(self, server: str, seconds: float, error: BaseException | None) -> None:
+        if self.method == "waited":
+            raise self.failure()
+
+    def called(self, *call: object) -> None:
+        if self.method == "called":
+            raise self.failure()
+
+
+@pytest.mark.parametrize("failure", [ZeroDivisionError, Stop, GeneratorExit, foreign_cancelled])
+@pytest.mark.parametrize("method", ["waited", "called"])
+async def test_R3_R17_what_an_observer_raises_in_the_task_of_a_caller_costs_neither_session_nor_answer(
+    method: str,
+    failure: Callable[[], BaseException],
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with open_pool({"s": ScriptedServer()}, observers=[InTheCallersTask(method, failure)]) as pool:
+        assert text(await pool.call_tool("s", "echo", {"text": "x"})) == "x"
+        assert check_books(pool).leases_in_flight == 0
+    assert [(record.levelname, record.name) for record in caplog.records] == [("ERROR", "trio_mcp_pool")]
+    assert "an observer of type InTheCallersTask raised in the task of a caller" in caplog.text
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("method", ["waited", "called"])
+async def test_R3_R14_an_interrupt_out_of_an_observer_in_the_task_of_a_caller_comes_out_of_the_block_bare(
+    method: str, interrupt: type[BaseException], autojump_clock: trio.testing.MockClock
+) -> None:
+    observer, auditor = InTheCallersTask(method, lambda: interrupt("from an observer")), Auditor()
+    answers: list[str] = []
+    with pytest.raises(interrupt, match="from an observer"):
+        async with open_pool({"s": ScriptedServer()}, observers=[observer, auditor]) as pool:
+            auditor.pool = pool
+            answers.append(text(await pool.call_tool("s", "echo", {"text": "x"})))
+            assert pool.statistics().leases_in_flight == 0
+            await trio.sleep(1)
+    assert answers == ["x"] * (method == "called")  # a caller whose pool ends while it waits gets no answer
+    auditor.check_closed()
+    assert auditor.faults == []
+
+
 async def test_R17_up_to_a_hundred_events_are_told_inline_and_the_rest_by_a_task_of_the_pool_in_order(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

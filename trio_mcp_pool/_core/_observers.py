@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final, final
+from typing import Any, Final, TypeAlias, final
 
 import trio
 
@@ -21,27 +21,40 @@ logger = logging.getLogger("trio_mcp_pool")
 
 _INLINE: Final = 100
 
+Fatal: TypeAlias = Callable[[BaseException], None]
+"""Ends the pool with an interrupt that came out of an observer (R14)."""
+
+
+def _tell_one(
+    observer: object, method: Callable[..., None], what: tuple[Any, ...], fatal: Fatal, failed: str, *names: str
+) -> None:
+    """Call a method of an observer. Nothing that it raises harms the step or the call that it is told of."""
+    try:
+        method(*what)
+    except (KeyboardInterrupt, SystemExit) as interrupt:
+        fatal(interrupt)
+    except BaseException:  # noqa: ASYNC103 (a synchronous function cannot be cancelled)
+        logger.exception(failed, type(observer).__name__, *names)
+
+
+_FAILED: Final = "an observer of type %s raised in the task of a caller"
+
 
 @final
 class _CallerObservers:
-    """Several observers of callers as one. What they raise is logged, and the caller keeps its answer."""
+    """Several observers of callers as one. Whatever they raise, the caller keeps its session and its answer."""
 
-    def __init__(self, observers: Iterable[CallerObserver]) -> None:
+    def __init__(self, observers: Iterable[CallerObserver], fatal: Fatal) -> None:
         self._observers = tuple(observers)
+        self._fatal = fatal
 
     def waited(self, *wait: Any) -> None:
         for observer in self._observers:
-            self._tell(observer, observer.waited, wait)
+            _tell_one(observer, observer.waited, wait, self._fatal, _FAILED)
 
     def called(self, *call: Any) -> None:
         for observer in self._observers:
-            self._tell(observer, observer.called, call)
-
-    def _tell(self, observer: CallerObserver, method: Callable[..., None], what: tuple[Any, ...]) -> None:
-        try:
-            method(*what)
-        except Exception:
-            logger.exception("an observer of type %s raised in the task of a caller", type(observer).__name__)
+            _tell_one(observer, observer.called, call, self._fatal, _FAILED)
 
 
 @final
@@ -52,7 +65,7 @@ class Observers:
         self,
         observers: Iterable[Observer],
         spawn: Callable[[Callable[[], Awaitable[None]], str], None],
-        fatal: Callable[[BaseException], None],
+        fatal: Fatal,
     ) -> None:
         self._observers = tuple(observers)
         self.queue: deque[Event] = deque()
@@ -68,7 +81,7 @@ class Observers:
     def of_callers(self) -> CallerObserver | None:
         """Those that are called in the tasks of callers, as one; `None` where there are none."""
         found = [observer for observer in self._observers if isinstance(observer, CallerObserver)]
-        return _CallerObservers(found) if found else None
+        return _CallerObservers(found, self._fatal) if found else None
 
     def tell(self) -> None:
         """Deliver what is in the queue, or the first hundred of it."""
@@ -99,18 +112,7 @@ class Observers:
                 most -= 1
                 event = self.queue.popleft()
                 for observer in self._observers:
-                    self._tell_one(observer, event)
+                    failed = "an observer of type %s raised for %s; the others are called all the same"
+                    _tell_one(observer, observer.event, (event,), self._fatal, failed, type(event).__name__)
         finally:
             self._telling = False
-
-    def _tell_one(self, observer: Observer, event: Event) -> None:
-        try:
-            observer.event(event)
-        except (KeyboardInterrupt, SystemExit) as interrupt:
-            self._fatal(interrupt)
-        except BaseException:  # noqa: ASYNC103 (a synchronous function cannot be cancelled)
-            logger.exception(
-                "an observer of type %s raised for %s; the others are called all the same",
-                type(observer).__name__,
-                type(event).__name__,
-            )
