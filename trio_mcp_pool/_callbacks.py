@@ -136,7 +136,7 @@ def client_callbacks(
         log = callbacks.log
 
         async def on_log(params: types.LoggingMessageNotificationParams) -> None:
-            await _answer("log", type(None), caller(), log, params)
+            await _answer("log", object, caller(), log, params)  # nobody looks at what it returns
 
         made["logging_callback"] = on_log
     return made
@@ -151,7 +151,7 @@ async def _answer(
     except BaseException as exc:  # noqa: ASYNC103 (`_contain` raises cancellations and interrupts)
         _contain(exc, f"server {who.server!r}: the callback {what!r}")
     else:
-        if isinstance(answer, (expected, types.ErrorData)) or what == "log":
+        if isinstance(answer, (expected, types.ErrorData)):
             return answer
         names = " or ".join(each.__name__ for each in (expected if isinstance(expected, tuple) else (expected,)))
         logger.error(

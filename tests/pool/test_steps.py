@@ -455,29 +455,38 @@ async def test_R3_R14_an_interrupt_out_of_an_observer_in_the_task_of_a_caller_co
     assert auditor.faults == []
 
 
+@asynccontextmanager
+async def refused_when_removed(pool: Pool, count: int) -> AsyncIterator[trio.Nursery]:
+    """So many callers who wait for the exclusive session of `s`; the step that removes the server refuses all of them."""
+    held = await pool.acquire("s")
+    async with trio.open_nursery() as nursery:
+
+        async def waiter() -> None:
+            with pytest.raises(UnknownServerError):
+                await pool.acquire("s")
+
+        for _ in range(count):
+            nursery.start_soon(waiter)
+        await settle()
+        yield nursery
+        held.release()
+
+
 async def test_R17_up_to_a_hundred_events_are_told_inline_and_the_rest_by_a_task_of_the_pool_in_order(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     observer = Calling()
-    async with open_pool({"s": ScriptedServer()}, policy=EXCLUSIVE, observers=[observer]) as pool:
-        held = await pool.acquire("s")
-        async with trio.open_nursery() as nursery:
+    async with (
+        open_pool({"s": ScriptedServer()}, policy=EXCLUSIVE, observers=[observer]) as pool,
+        refused_when_removed(pool, 350) as nursery,
+    ):
+        before = len(observer.told)
 
-            async def waiter() -> None:
-                with pytest.raises(UnknownServerError):
-                    await pool.acquire("s")
+        async def remove() -> None:
+            await pool.remove_server("s")
 
-            for _ in range(350):
-                nursery.start_soon(waiter)
-            await settle()
-            before = len(observer.told)
-
-            async def remove() -> None:
-                await pool.remove_server("s")
-
-            nursery.start_soon(remove, name="the remover")
-            await trio.sleep(1)
-            held.release()
+        nursery.start_soon(remove, name="the remover")
+        await trio.sleep(1)
     tasks = observer.tasks[before:]
     assert observer.kinds()[before : before + 350] == ["AcquireFailed"] * 350
     assert tasks[:100] == ["the remover"] * 100
@@ -485,26 +494,40 @@ async def test_R17_up_to_a_hundred_events_are_told_inline_and_the_rest_by_a_task
     assert observer.kinds()[-1] == "PoolClosed"
 
 
+async def test_R17_while_a_task_tells_the_rest_later_events_wait_for_their_turn(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    observer = Calling()
+    servers = {"s": ScriptedServer(), "t": ScriptedServer()}
+    async with (
+        open_pool(servers, policy=EXCLUSIVE, observers=[observer]) as pool,
+        refused_when_removed(pool, 350) as nursery,
+    ):
+        other = await pool.acquire("t")
+        before = len(observer.told)
+        nursery.start_soon(pool.remove_server, "s")
+        for _ in range(2):  # the task that tells the rest has been started, and yields first
+            await trio.lowlevel.checkpoint()
+        told = [len(observer.told) - before]
+        other.release()
+        told.append(len(observer.told) - before)
+        await settle()
+    assert told == [100, 100]
+    assert observer.kinds()[before:].index("LeaseEnded") == 350
+
+
 async def test_R17_the_task_that_tells_the_rest_lets_others_run(autojump_clock: trio.testing.MockClock) -> None:
     observer = Calling()
-    async with open_pool({"s": ScriptedServer()}, policy=EXCLUSIVE, observers=[observer]) as pool:
-        held = await pool.acquire("s")
-        async with trio.open_nursery() as nursery:
-
-            async def waiter() -> None:
-                with pytest.raises(UnknownServerError):
-                    await pool.acquire("s")
-
-            for _ in range(1000):
-                nursery.start_soon(waiter)
-            await settle()
-            told = [len(observer.told)]
-            nursery.start_soon(pool.remove_server, "s")
-            for _ in range(30):
-                await trio.lowlevel.checkpoint()
-                told.append(len(observer.told))
-            assert max(after - before for before, after in pairwise(told)) <= 200
-            held.release()
+    async with (
+        open_pool({"s": ScriptedServer()}, policy=EXCLUSIVE, observers=[observer]) as pool,
+        refused_when_removed(pool, 1000) as nursery,
+    ):
+        told = [len(observer.told)]
+        nursery.start_soon(pool.remove_server, "s")
+        for _ in range(30):
+            await trio.lowlevel.checkpoint()
+            told.append(len(observer.told))
+        assert max(after - before for before, after in pairwise(told)) <= 200
 
 
 # Other threads.

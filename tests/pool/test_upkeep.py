@@ -1,4 +1,4 @@
-"""What a pool keeps up to date and lets go of while it works: timers, peaks, errors, its own tasks."""
+"""What a pool keeps up to date and lets go of while it works: timers, peaks, errors."""
 
 from __future__ import annotations
 
@@ -15,12 +15,9 @@ from trio_mcp_pool import (
     Backoff,
     ConnectError,
     CustomServer,
-    Event,
-    LeaseEnded,
     PoolPolicy,
     Session,
     SessionLostError,
-    UnknownServerError,
     open_pool,
 )
 from trio_mcp_pool.testing import ScriptedServer, error, never, ok
@@ -186,49 +183,3 @@ async def test_R2_a_session_that_was_configured_closes_at_once(autojump_clock: t
         await pool.drain("s")
         await pool.call_tool("s", "echo", {"text": "x"})
     assert trio.current_time() == 0
-
-
-# The task that delivers events.
-
-
-class Recorder:
-    """An observer that writes down what it is told, and in which task."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[Event, str]] = []
-
-    def event(self, e: Event, /) -> None:
-        self.told.append((e, trio.lowlevel.current_task().name))
-
-
-async def test_R17_while_a_task_delivers_events_later_ones_wait_for_their_turn(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    observer = Recorder()
-    policy = PoolPolicy(max_in_flight=1)
-    async with open_pool({"s": ScriptedServer(), "t": ScriptedServer()}, policy=policy, observers=[observer]) as pool:
-        other = await pool.acquire("t")
-        async with pool.session("s"), trio.open_nursery() as nursery:
-
-            async def waiter() -> None:
-                with pytest.raises(UnknownServerError):
-                    await pool.acquire("s")
-
-            for _ in range(350):
-                nursery.start_soon(waiter)
-            await settle()
-            before = len(observer.told)
-            told: list[int] = []
-
-            async def remove_and_release() -> None:
-                remove: Callable[[], Any] = lambda: pool._core.servers.remove("s")  # noqa: E731
-                remove()
-                told.append(len(observer.told) - before)
-                other.release()
-                told.append(len(observer.told) - before)
-
-            await remove_and_release()
-            assert told == [100, 100]
-            await settle()
-    kinds = [type(event) for event, _ in observer.told[before:]]
-    assert kinds.index(LeaseEnded) >= 350
