@@ -11,8 +11,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -151,30 +151,37 @@ def test_a_tool_that_may_be_repeated_is_tried_again_after_its_worker_was_killed(
     run(main)
 
 
+@asynccontextmanager
+async def scopes_elsewhere(address: str, log: Path) -> AsyncIterator[tuple[Client, str, Callable[[], Child]]]:
+    """A client, a queue whose workflows run here, and a function that starts a worker process for the scopes of `s`."""
+    client = await Client.connect(address)
+    queue = uuid.uuid4().hex
+    script = {"address": address, "queue": queue, "servers": {"s": str(log)}, "workflows": False}
+    with workers() as start:
+        async with Worker(client, task_queue=queue, workflows=[Scoped], plugins=[PoolPlugin()]):
+            yield client, queue, lambda: start(script)
+
+
 def test_a_scope_whose_worker_is_killed_says_so_once_and_a_new_one_opens_elsewhere(
     address: str, run: Any, tmp_path: Path
 ) -> None:
     async def main() -> None:
-        client = await Client.connect(address)
-        queue, log = uuid.uuid4().hex, tmp_path / "log"
-        script = {"address": address, "queue": queue, "servers": {"s": str(log)}, "workflows": False}
-        with workers() as start:
-            async with Worker(client, task_queue=queue, workflows=[Scoped], plugins=[PoolPlugin()]):
-                first = start(script)
-                flow = await client.start_workflow(
-                    Scoped.run, args=["s", [["pid", {}, 0], ["pid", {}, 5]]], id=queue, task_queue=queue
-                )
-                while not await flow.query(Scoped.said):
-                    await asyncio.sleep(0.02)
-                first.kill()
-                start(script)
-                said = await flow.result()
-                assert (said[1]["type"], said[1]["outcome"]) == ("SessionLostError", "not run"), said
-                assert "its worker was lost" in said[1]["message"]
-                again = await client.execute_workflow(
-                    Scoped.run, args=["s", [["pid", {}, 0]]], id=uuid.uuid4().hex, task_queue=queue
-                )
-                assert again[0] != said[0]
+        async with scopes_elsewhere(address, tmp_path / "log") as (client, queue, start):
+            first = start()
+            flow = await client.start_workflow(
+                Scoped.run, args=["s", [["pid", {}, 0], ["pid", {}, 5]]], id=queue, task_queue=queue
+            )
+            while not await flow.query(Scoped.said):
+                await asyncio.sleep(0.02)
+            first.kill()
+            start()
+            said = await flow.result()
+            assert (said[1]["type"], said[1]["outcome"]) == ("SessionLostError", "not run"), said
+            assert "its worker was lost" in said[1]["message"]
+            again = await client.execute_workflow(
+                Scoped.run, args=["s", [["pid", {}, 0]]], id=uuid.uuid4().hex, task_queue=queue
+            )
+            assert again[0] != said[0]
 
     run(main)
 
@@ -182,19 +189,17 @@ def test_a_scope_whose_worker_is_killed_says_so_once_and_a_new_one_opens_elsewhe
 def test_a_call_that_runs_when_the_worker_of_its_scope_is_killed_is_unknown(
     address: str, run: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    log = tmp_path / "log"
+
     async def main() -> None:
-        client = await Client.connect(address)
-        queue, log = uuid.uuid4().hex, tmp_path / "log"
-        script = {"address": address, "queue": queue, "servers": {"s": str(log)}, "workflows": False}
-        with workers() as start:
-            async with Worker(client, task_queue=queue, workflows=[Scoped], plugins=[PoolPlugin()]):
-                first = start(script)
-                # Of the call alone it would be known much later.
-                args = ["s", [["sleep", {"seconds": 30}, 0], ["pid", {}, 0]], 600, False, 2, {"heartbeat_timeout": 60}]
-                flow = await client.start_workflow(Scoped.run, args=args, id=queue, task_queue=queue)
-                await until(lambda: ran(log))
-                first.kill()
-                said = await flow.result()
+        async with scopes_elsewhere(address, log) as (client, queue, start):
+            first = start()
+            # Of the call alone it would be known much later.
+            args = ["s", [["sleep", {"seconds": 30}, 0], ["pid", {}, 0]], 600, False, 2, {"heartbeat_timeout": 60}]
+            flow = await client.start_workflow(Scoped.run, args=args, id=queue, task_queue=queue)
+            await until(lambda: ran(log))
+            first.kill()
+            said = await flow.result()
         assert [(step["type"], step["outcome"]) for step in said] == [
             ("OutcomeUnknownError", "unknown"),
             ("SessionLostError", "not run"),
