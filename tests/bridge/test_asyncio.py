@@ -10,7 +10,8 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -29,6 +30,7 @@ from trio_mcp_pool import (
     UnknownServerError,
 )
 from trio_mcp_pool.bridge import AsyncioPool, AsyncioSession
+from trio_mcp_pool.bridge._asyncio import call_when_ready
 
 from .servers import ECHO, Scene, asking, declined, stdio, text, who
 
@@ -487,6 +489,37 @@ def test_if_the_trio_thread_ends_every_pending_call_is_told_at_once() -> None:
     with pytest.raises(trio.TrioInternalError):
         run(main)
     assert time.monotonic() - began < 20
+
+
+def test_a_call_that_waits_for_its_server_first_knows_whether_it_began() -> None:
+    async def main() -> None:
+        scene = Scene()
+
+        @asynccontextmanager
+        async def never() -> AsyncIterator[Any]:
+            yield await trio.sleep_forever()
+
+        async with AsyncioPool({"s": scene.server, "mute": CustomServer(never)}) as pool:
+            began: list[str] = []
+
+            def call(server: str, verb: str, arguments: dict[str, object]) -> asyncio.Task[object]:
+                waits = call_when_ready(pool, server, verb, arguments, lambda: began.append(server))
+                return asyncio.create_task(waits)
+
+            assert text(await call("s", "call_tool", {"name": "echo", "arguments": {"text": "x"}})) == "x"
+            running, waiting = call("s", "call_tool", {"name": "wait"}), call("mute", "list_tools", {})
+            await asyncio.to_thread(scene.started.wait)
+            crash = asyncio.create_task(pool.call_tool("s", "end_of_trio"))
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await asyncio.wait([running, waiting, crash], timeout=1)
+                kinds = [type(task.exception()) for task in (running, waiting, crash)]
+                assert kinds == [OutcomeUnknownError, PoolClosedError, OutcomeUnknownError]
+                assert began == ["s", "s"]
+
+    with pytest.raises(trio.TrioInternalError):
+        run(main)
 
 
 async def waiters(pool: AsyncioPool) -> int:

@@ -7,7 +7,7 @@ What ends the Trio thread cancels the task of the body (R14), and comes out of i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from inspect import signature
@@ -168,3 +168,22 @@ class AsyncioPool(Leases):
         """Close the pool before its block ends, as `Pool.aclose`. Takes up to `drain_timeout` plus `close_timeout`."""
         await self._link.release_own()
         await self._call("aclose", (), {})
+
+
+async def call_when_ready(
+    pool: AsyncioPool, server: str, verb: str, arguments: Mapping[str, Any], on_ready: Callable[[], object]
+) -> Any:
+    """Wait until a server is ready, then call a verb of it, in one crossing instead of two: `trio_mcp_pool.temporal` does.
+
+    `on_ready` is called in between, in the Trio thread: what ends before that has run nothing.
+    """
+    target, ready = pool._target, False
+
+    async def call() -> Any:
+        nonlocal ready
+        await target.wait_ready(server)
+        ready = True
+        on_ready()
+        return await getattr(target, verb)(server, **arguments)
+
+    return await pool._link.run(call, server=server, calls_server=lambda: ready)

@@ -48,7 +48,7 @@ class Handle:
         value = await self._link.run(
             function,
             server=server_of(self._target, name, args, kwargs),
-            calls_server=calls_server(name),
+            calls_server=partial(calls_server, name),
             keeps_task=acquires,
             at_once=at_once and not acquires,
             undo=self._release_late if acquires else None,

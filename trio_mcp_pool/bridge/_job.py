@@ -49,7 +49,7 @@ class Job:
         reply: Callable[[Result], object],
         *,
         server: str | None = None,
-        calls_server: bool = False,
+        calls_server: Callable[[], bool] = bool,
         keeps_task: bool = False,
         at_once: bool = False,
     ) -> None:
@@ -58,8 +58,8 @@ class Job:
         self.reply: Callable[[Result], object] = reply
         """Told the result, once, in the Trio thread or in the one that finds it ended. Must not block."""
         self.server: str | None = server
-        self.calls_server: bool = calls_server
-        """Whether the server may have acted on it once it has started."""
+        self.calls_server: Callable[[], bool] = calls_server
+        """Whether the server may have acted on it by now, once it has started."""
         self.keeps_task: bool = keeps_task
         """Whether the pool goes on knowing the task that did it, as the holder of a lease: it must do no other job."""
         self.at_once: bool = at_once

@@ -125,7 +125,7 @@ class AsyncioLink:
         function: Callable[[], Any],
         *,
         server: str | None = None,
-        calls_server: bool = False,
+        calls_server: Callable[[], bool] = bool,
         keeps_task: bool = False,
         at_once: bool = False,
         undo: Callable[[Any], Awaitable[object]] | None = None,

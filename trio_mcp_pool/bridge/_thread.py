@@ -244,7 +244,7 @@ class TrioThread:
 
     def _ended_error(self, job: Job) -> PoolError:
         error: PoolError
-        if job.started and job.calls_server:
+        if job.started and job.calls_server():
             error = OutcomeUnknownError(
                 f"the Trio thread of this {self._name} ended during a call of server {job.server!r}, which may have run it",
                 server=job.server,

@@ -63,7 +63,7 @@ class BlockingLink:
         function: Callable[[], Any],
         *,
         server: str | None = None,
-        calls_server: bool = False,
+        calls_server: Callable[[], bool] = bool,
         keeps_task: bool = False,
         at_once: bool = False,
         undo: Callable[[Any], object] | None = None,

@@ -17,6 +17,7 @@ from temporalio import activity
 
 from trio_mcp_pool import Server
 from trio_mcp_pool.bridge import AsyncioPool, AsyncioScopedPool
+from trio_mcp_pool.bridge._asyncio import call_when_ready
 
 from ._failures import failure, from_error
 from ._names import CALL_TOOL, HEARTBEAT_TIMEOUT, LARGEST_PAYLOAD, READS, Answer, Request, activity_name
@@ -105,11 +106,16 @@ def _activity(
 
 async def _run(pool: AsyncioPool | AsyncioScopedPool, server: str, verb: str, arguments: dict[str, Any]) -> BaseModel:
     written = False
+
+    def note() -> None:
+        nonlocal written
+        written = True
+
     try:
         if isinstance(pool, AsyncioPool):
-            # What ends before this has returned has run nothing.
-            await pool.wait_ready(server)
-        written = True
+            result: BaseModel = await call_when_ready(pool, server, verb, arguments, note)
+            return result
+        note()
         method: Callable[..., Awaitable[BaseModel]] = getattr(pool, verb)
         return await method(server, **arguments)
     except asyncio.CancelledError:
