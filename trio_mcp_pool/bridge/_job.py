@@ -88,6 +88,11 @@ class Job:
             return outcome.Value(value)
         except trio.Cancelled:
             raise
+        except BaseExceptionGroup as group:  # noqa: ASYNC103 (as below)
+            rest = group.split(trio.Cancelled)[1]
+            if rest is None:
+                raise  # a verb with a nursery was cancelled
+            return outcome.Error(rest)
         except BaseException as error:  # noqa: ASYNC103 (raised in the caller's thread, an interrupt too)
             return outcome.Error(error)
         finally:
