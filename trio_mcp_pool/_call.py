@@ -1,6 +1,7 @@
 """One call: the scope that it runs in, and what its end means (R15, R18).
 
-Each verb of one caller runs in a cancel scope of its own, which the closing of its connection cancels. Where the SDK could
+The closing of its connection cuts a call (`Call.cut`): what is awaited for it runs in a cancel scope, but for the one parked
+request that is all of a plain tool call, which the wire wakes instead, for a scope costs as much as the rest. Where the SDK could
 only say 'connection closed', the caller learns what it needs to know: `SessionLostError` when its request was never written,
 `OutcomeUnknownError` when it was, `InvalidResultError` when an answer came that is against the protocol. What the server
 answers, errors included, passes through, and so does what the user's own callbacks raise.
@@ -114,46 +115,61 @@ async def _run(lease: Lease, calls: list[Call] | None, verb: Verb, /, *args: Any
     task = trio.lowlevel.current_task()
     if task is not lease.task:
         lease.shared = True
-    with trio.CancelScope() as scope:
-        call = Call(scope, link, lease=lease, task=task, parent=current_call.get())
-        if not link.tells_written:
-            # Such a client may run the whole request in this very task, with no await that yields.
-            await trio.lowlevel.checkpoint()
-            call.written = True
-        if verb == "call_tool":
-            call.tool = args[0]
-            if "own" in kwargs:
-                own: OwnCallbacks = kwargs.pop("own")
-                args = (*args[:3], own.install(call, link, args[3]))
-        if calls is not None:
-            calls.append(call)
-        token = current_call.set(call)
-        connection.calls.add(call)
-        try:
-            result = await _method(connection, verb)(*args, **kwargs)
-        except trio.Cancelled:
-            if call.failure is None and connection.live:
-                _lane(lease).suspect(connection, call)
+    call = Call(None, link, lease=lease, task=task, parent=current_call.get())
+    begin = None
+    if not link.tells_written:
+        # Such a client may run the whole request in this very task, with no await that yields.
+        await trio.lowlevel.checkpoint()
+        call.written = True
+    if verb == "call_tool":
+        call.tool = args[0]
+        begin = link.begin_tool_call
+        if "own" in kwargs:
+            own: OwnCallbacks = kwargs.pop("own")
+            args = (*args[:3], own.install(call, link, args[3]))
+    if calls is not None:
+        calls.append(call)
+    token = current_call.set(call)
+    connection.calls.add(call)
+    try:
+        if begin is None:
+            result = await _in_scope(lease, call, partial(_method(connection, verb), *args, **kwargs))
+        else:
+            result = await begin(*args, **kwargs)
+            if isinstance(result, partial):
+                result = await _in_scope(lease, call, result)
+    except trio.Cancelled:
+        if call.failure is None and connection.live:
+            _lane(lease).suspect(connection, call)
+        raise
+    except Exception as exc:
+        error = await _translated(lease, call, exc)  # noqa: ASYNC120 (a cancelled caller does not want it)
+        if error is exc:
             raise
-        except Exception as exc:
-            error = await _translated(lease, call, exc)  # noqa: ASYNC120 (a cancelled caller does not want it)
-            if error is exc:
-                raise
-            raise error from _cause(exc, error)
-        except BaseExceptionGroup as group:
-            if call.failure is not None:
-                raise _failure(lease, call.failure) from group
-            leaf = interrupt_in(group) or sole_error(group)
-            if leaf is group:
-                raise
-            raise leaf from leaf.__cause__
-        finally:
-            connection.calls.discard(call)
-            current_call.reset(token)
-        if not connection.has_answered or connection.suspect_since < _NEVER:
-            _lane(lease).answered(connection)
-        return result
-    # The scope was cancelled, which only the connection and its wire do.
+        raise error from _cause(exc, error)
+    except BaseExceptionGroup as group:
+        if call.failure is not None:
+            raise _failure(lease, call.failure) from group
+        leaf = interrupt_in(group) or sole_error(group)
+        if leaf is group:
+            raise
+        raise leaf from leaf.__cause__
+    finally:
+        connection.calls.discard(call)
+        current_call.reset(token)
+    if not connection.has_answered or connection.suspect_since < _NEVER:
+        _lane(lease).answered(connection)
+    return result
+
+
+async def _in_scope(lease: Lease, call: Call, function: Callable[[], Awaitable[Any]]) -> Any:
+    """Await it in a scope that is cancelled when the connection closes."""
+    with trio.CancelScope() as scope:
+        call.scope = scope
+        if call.is_cut:
+            scope.cancel(reason="the connection has closed")
+        return await function()
+    # Only the connection and its wire cancel it.
     raise _failure(lease, call.failure) if call.failure is not None else lost_error(lease, call.written)
 
 

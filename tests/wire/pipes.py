@@ -124,7 +124,7 @@ class Asked:
 
     def __init__(self, link: Link) -> None:
         self.scope = trio.CancelScope()
-        self.call = Call(trio.CancelScope(), link)
+        self.call = Call(None, link)
         self.result: Any = None
         self.error: BaseException | None = None
         self.done_at: float | None = None

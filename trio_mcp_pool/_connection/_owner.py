@@ -240,7 +240,7 @@ class Owner:
             # The lane has not closed it: the wire's own tasks have ended and cancelled the wait with them.
             connection.link.lost()
         for call in tuple(connection.calls):
-            call.scope.cancel(reason=f"the connection to {connection.name!r} closes")
+            call.cut(f"the connection to {connection.name!r} closes")
 
     def _finish(self, error: BaseException | None) -> None:
         """Report what came of it, last of all."""

@@ -17,7 +17,7 @@ import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, Protocol, final
 
 import trio
 
@@ -31,11 +31,19 @@ _PASSING_KEPT = 64
 _SHORTEST_SECRET = 4
 
 
+class Parked(Protocol):
+    """A request that waits for its answer."""
+
+    def cut(self) -> None:
+        """Let its caller go, because the connection closes. Without effect where nobody waits any more."""
+
+
 @final
 class Call:
     """One verb of one caller, as the wire sees it."""
 
     __slots__ = (
+        "_cut",
         "answer",
         "answers",
         "elicit",
@@ -43,6 +51,7 @@ class Call:
         "lease",
         "link",
         "parent",
+        "parked",
         "scope",
         "task",
         "tool",
@@ -52,15 +61,18 @@ class Call:
 
     def __init__(
         self,
-        scope: trio.CancelScope,
+        scope: trio.CancelScope | None,
         link: Link,
         *,
         lease: object = None,
         task: trio.lowlevel.Task | None = None,
         parent: Call | None = None,
     ) -> None:
-        self.scope: trio.CancelScope = scope
-        """Cancelled when the connection closes under the call."""
+        self._cut = False
+        self.scope: trio.CancelScope | None = scope
+        """What it runs in, where that is cancelled when the connection closes under it (`cut`)."""
+        self.parked: Parked | None = None
+        """The request that it waits for, or waited for last."""
         self.link: Link = link
         """The connection that carries it."""
         self.written: bool = False
@@ -83,6 +95,19 @@ class Call:
         """What a callback of the user raised on behalf of this call."""
         self.failure: PoolError | None = None
         """Why the request failed, where a JSON-RPC error could not say it."""
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the connection has closed under it."""
+        return self._cut or (self.scope is not None and self.scope.cancel_called)
+
+    def cut(self, why: str) -> None:
+        """The connection closes under it: whoever waits for it goes on at once."""
+        self._cut = True
+        if self.scope is not None:
+            self.scope.cancel(reason=why)
+        elif self.parked is not None:
+            self.parked.cut()
 
 
 current_call: ContextVar[Call | None] = ContextVar("trio_mcp_pool_call", default=None)
@@ -138,6 +163,9 @@ class Link:
         self.call_tool: Callable[..., Awaitable[types.CallToolResult]] | None = None
         """Instead of the client's `call_tool`, with the same signature, where the wire has a faster one; set when the dial is
         done."""
+        self.begin_tool_call: Callable[..., Awaitable[Any]] | None = None
+        """The same, to be awaited without a scope, where the wire wakes what is parked (`Call.cut`). Gives the result, or a
+        function to be awaited in a scope, which gives it."""
         self.connect_timeout = connect_timeout
         self.close_timeout = close_timeout
         """Seconds that leaving the wire may take."""

@@ -86,14 +86,25 @@ class SessionInside:
     """The inside of a client's session, as far as a tool call needs it. The attributes are looked up every time: a session
     that negotiates anew, or lists its tools, replaces them."""
 
-    __slots__ = ("session",)
+    __slots__ = ("_metadata", "_stamp", "session")
 
     def __init__(self, session: ClientSession) -> None:
         self.session = session
+        self._stamp: object = None
+        self._metadata: dict[str, Any] | None = None
 
     def stamp(self, data: dict[str, Any], options: CallOptions) -> None:
         """Add to a request's data and options what the negotiated version wants: metadata, headers, the log level."""
         getattr(self.session, _STAMP)(data, options)
+
+    def metadata(self) -> dict[str, Any] | None:
+        """What `stamp` adds to the metadata of a tool call, which is the same for all of them. Not to be mutated."""
+        stamp = getattr(self.session, _STAMP)
+        if stamp is not self._stamp:
+            params: dict[str, Any] = {}
+            stamp({"method": "tools/call", "params": params}, {})
+            self._stamp, self._metadata = stamp, params.get("_meta")
+        return self._metadata
 
     @property
     def output_schemas(self) -> Mapping[str, dict[str, Any] | None]:

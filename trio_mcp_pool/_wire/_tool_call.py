@@ -16,10 +16,11 @@ Listing the tools, which the SDK does after the answer to a tool that it does no
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Coroutine, Mapping
 from contextvars import ContextVar
+from functools import partial
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Final, Protocol, final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
 import anyio.abc
 import mcp
@@ -36,44 +37,43 @@ if TYPE_CHECKING:
     from ._seam import CallOptions, Dispatcher, OnNotify, OnNotifyIntercept, OnRequest, ProgressFnT
 
 _METHOD: Final = "tools/call"
-_PLAIN: Final = frozenset({"text", "image", "audio", "resource", "resource_link"})
+_PLAIN: Final[dict[str, type[types.ContentBlock]]] = {
+    "text": types.TextContent,
+    "image": types.ImageContent,
+    "audio": types.AudioContent,
+    "resource": types.EmbeddedResource,
+    "resource_link": types.ResourceLink,
+}
+"""The kinds of content, and the model of each: the models' `type` says the same, but a union tries one after the other."""
 
+_NOT_LISTED: Final[Any] = object()
 _AS_THEY_ARE: Final = frozenset({str, int, bool, type(None)})
 """Types of argument values that need no look: a `float` may be no number, and containers hold anything."""
 
 
-class CallTool(Protocol):
-    """The signature of `mcp.Client.call_tool`."""
-
-    def __call__(
-        self,
-        name: str,
-        arguments: dict[str, Any] | None = None,
-        read_timeout_seconds: float | None = None,
-        progress_callback: ProgressFnT | None = None,
-        *,
-        input_responses: types.InputResponses | None = None,
-        request_state: str | None = None,
-        meta: types.RequestParamsMeta | None = None,
-    ) -> Awaitable[types.CallToolResult]: ...
+Rest: TypeAlias = "partial[Coroutine[Any, Any, types.CallToolResult]]"
+"""What is left of a call."""
 
 
-def tool_caller(client: mcp.Client, dispatcher: HandDispatcher, link: Link) -> CallTool | None:
+def tool_caller(
+    client: mcp.Client, dispatcher: HandDispatcher, link: Link, *, with_headers: bool = True
+) -> ToolCaller | None:
     """`Client.call_tool` of a client whose handshake is done, but faster; `None` where the SDK does not allow it.
 
-    In any case the session's own listing of tools is bounded from now on (`_listing.py`).
+    Without `with_headers`, the headers are left out that only HTTP sends. In any case the session's own listing of tools is
+    bounded from now on (`_listing.py`).
     """
     listings = share_listings(client.session, link)
     if not dispatcher.running or not tool_calls_stand(client.session):
         return None
-    return ToolCaller(client, dispatcher, listings)
+    return ToolCaller(client, dispatcher, listings, with_headers)
 
 
 @final
 class ToolCaller:
     """Calls tools through one session."""
 
-    def __init__(self, client: mcp.Client, dispatcher: HandDispatcher, listings: Listings) -> None:
+    def __init__(self, client: mcp.Client, dispatcher: HandDispatcher, listings: Listings, with_headers: bool) -> None:
         self.fast = 0
         """How many answers came past the SDK's session."""
         self.slow = 0
@@ -84,8 +84,14 @@ class ToolCaller:
         self._listings = listings
         self._send = dispatcher.inner.send_raw_request
         self._call_tool = client.call_tool
+        self._with_headers = with_headers
 
-    async def __call__(
+    async def __call__(self, *args: Any, **kwargs: Any) -> types.CallToolResult:
+        """As `mcp.Client.call_tool`."""
+        result = await self.begin(*args, **kwargs)
+        return await result() if isinstance(result, partial) else result
+
+    async def begin(
         self,
         name: str,
         arguments: dict[str, Any] | None = None,
@@ -95,11 +101,12 @@ class ToolCaller:
         input_responses: types.InputResponses | None = None,
         request_state: str | None = None,
         meta: types.RequestParamsMeta | None = None,
-    ) -> types.CallToolResult:
-        """As `mcp.Client.call_tool`."""
+    ) -> types.CallToolResult | Rest:
+        """The result, or what has to be awaited for it if one parked request was not enough."""
         if meta is not None or input_responses is not None or request_state is not None:
             self.slow += 1
-            return await self._call_tool(
+            return partial(
+                self._call_tool,
                 name,
                 arguments,
                 read_timeout_seconds,
@@ -109,16 +116,20 @@ class ToolCaller:
                 meta=meta,
             )
         data = request_data(name, arguments)
+        params = data["params"]
         options: CallOptions = {}
         inside = self._inside
-        inside.stamp(data, options)
+        if self._with_headers:
+            inside.stamp(data, options)
+        elif (metadata := inside.metadata()) is not None:
+            params["_meta"] = metadata
         timeout = self._timeout if read_timeout_seconds is None else read_timeout_seconds
         if timeout is not None:
             options["timeout"] = timeout
         if progress_callback is not None:
             options["on_progress"] = progress_callback
         try:
-            raw = await self._send(_METHOD, data["params"], options)
+            raw = await self._send(_METHOD, params, options)
         except mcp.MCPError as error:
             if error.code != HEADER_MISMATCH:
                 self.fast += 1
@@ -128,18 +139,29 @@ class ToolCaller:
             result = self._read(raw)
             if result is not None:
                 self.fast += 1
-                if not result.is_error:
-                    if name not in inside.output_schemas:
-                        await self._listings.list_for_check()
-                    # A tool without an output schema needs no check, nor does one that the server does not list.
-                    if inside.output_schemas.get(name) is not None:
-                        await self._session.validate_tool_result(name, result)
-                return result
+                # A tool without an output schema needs no check.
+                if result.is_error or inside.output_schemas.get(name, _NOT_LISTED) is None:
+                    return result
+                return partial(self._check, name, result)
             hand = Hand(raw)
         self.slow += 1
+        return partial(self._hand_over, hand, name, arguments, read_timeout_seconds, progress_callback)
+
+    async def _check(self, name: str, result: types.CallToolResult) -> types.CallToolResult:
+        """The result, checked against the tool's own schema."""
+        inside = self._inside
+        if name not in inside.output_schemas:
+            await self._listings.list_for_check()
+        # Nor does a tool need a check that the server does not list.
+        if inside.output_schemas.get(name) is not None:
+            await self._session.validate_tool_result(name, result)
+        return result
+
+    async def _hand_over(self, hand: Hand, *args: Any) -> types.CallToolResult:
+        """The SDK's own `Client.call_tool`, with the answer that has come."""
         token = _hand.set(hand)
         try:
-            return await self._call_tool(name, arguments, read_timeout_seconds, progress_callback)
+            return await self._call_tool(*args)
         finally:
             _hand.reset(token)
 
@@ -151,7 +173,8 @@ class ToolCaller:
         if not (later := later_fields(_METHOD, version)).isdisjoint(raw):
             raw = {key: value for key, value in raw.items() if key not in later}
         try:
-            return types.CallToolResult.model_validate(raw, by_name=False)
+            blocks = [_PLAIN[block["type"]].model_validate(block, by_name=False) for block in raw["content"]]
+            return types.CallToolResult.model_validate({**raw, "content": blocks}, by_name=False)
         except ValidationError:
             return None
 

@@ -192,6 +192,27 @@ async def test_a_cancelled_call_is_followed_by_a_notice_and_its_late_answer_is_d
         assert call.result is None
 
 
+async def test_R15_a_call_that_is_cut_goes_on_at_once_and_what_was_not_sent_never_is() -> None:
+    async with rig(room=60) as r:
+        sent = r.start_call("sent")
+        await settled()
+        queued = r.start_call("queued", params={"text": "x" * 50})
+        await settled()
+        third = r.start_call("third")
+        await settled()
+        r.link.leaving = True
+        for call in (sent, third, third):
+            call.call.cut("the connection closes")
+        await settled()
+        assert [code(call.error) for call in (sent, third)] == [CONNECTION_CLOSED] * 2
+        assert (sent.call.written, third.call.written) == (True, False)
+        assert r.pending == 1
+        r.pipe.make_room()
+        await settled()
+        assert [message["method"] for message in r.pipe.messages()] == ["sent", "queued"]
+        assert queued.done_at is None
+
+
 @pytest.mark.parametrize("why", ["quietly", "leaving"])
 async def test_no_notice_where_none_is_wanted(why: str) -> None:
     async with rig() as r:

@@ -29,7 +29,7 @@ class Delivery:
 
     def begins(self) -> None:
         call = self._call
-        if call is not None and (call.scope.cancel_called or call.link.leaving or call.link.is_lost):
+        if call is not None and (call.is_cut or call.link.leaving or call.link.is_lost):
             raise CutOff
         self._request.withdrawn = False
 

@@ -36,8 +36,8 @@ class Request:
     """A request that waits for its answer."""
 
     __slots__ = (
-        "call", "context", "delivering", "id", "key", "message", "method", "on_progress", "options", "out", "progress",
-        "progress_bytes", "scope", "task", "timeout", "withdrawn",
+        "_outbound", "_withdraw", "call", "context", "delivering", "id", "key", "message", "method", "on_progress", "options",
+        "out", "progress", "progress_bytes", "scope", "task", "timeout", "withdrawn",
     )  # fmt: skip
 
     def __init__(
@@ -81,6 +81,32 @@ class Request:
                 params["_meta"] = {**(params.get("_meta") or {}), "progressToken": request_id}
         if params:
             self.message["params"] = params
+
+    def park(self, outbound: Outbound, withdraw: Withdraw) -> None:
+        """The current task is going to wait for the answer; `unpark` follows before it goes on."""
+        self.task = trio.lowlevel.current_task()
+        self._outbound = outbound
+        self._withdraw = withdraw
+        if self.call is not None:
+            self.call.parked = self
+
+    def unpark(self) -> None:
+        self.task = None
+        if self.call is not None:
+            self.call.parked = None
+
+    def abort(self, _: object) -> trio.lowlevel.Abort:
+        """The caller is cancelled: an answer or a free pipe in the same instant finds nothing any more."""
+        del self._outbound.pending[self.key]
+        self.unpark()
+        self.withdrawn = self._withdraw(self)
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def cut(self) -> None:
+        """Let its caller go (`Parked`)."""
+        if self.task is not None:
+            self.withdrawn = self._withdraw(self)
+            self._outbound.resolve(self.key, outcome.Error(connection_closed()))
 
     def start_clock(self) -> None:
         """Its last byte has left: from now on the timeout counts."""
@@ -193,15 +219,8 @@ class Outbound:
         """Wait until `resolve` gives the answer. `withdraw(request)`, synchronous with a cancellation, takes the request
         back and says whether not a byte of it had left."""
 
-        def abort(_: object) -> trio.lowlevel.Abort:
-            # An answer or a free pipe in the same instant finds nothing any more.
-            del self.pending[request.key]
-            request.task = None
-            request.withdrawn = withdraw(request)
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        request.task = trio.lowlevel.current_task()
-        result: dict[str, Any] = await trio.lowlevel.wait_task_rescheduled(abort)
+        request.park(self, withdraw)
+        result: dict[str, Any] = await trio.lowlevel.wait_task_rescheduled(request.abort)
         return result
 
     def resolve(self, key: RequestId, result: outcome.Outcome[Any]) -> bool:
@@ -211,7 +230,7 @@ class Outbound:
             return False
         del self.pending[key]
         trio.lowlevel.reschedule(request.task, result)
-        request.task = None
+        request.unpark()
         return True
 
     def close(self) -> None:

@@ -74,7 +74,9 @@ async def connect_stdio(
             if bare is exc:
                 raise
             raise bare from None
-        link.call_tool = tool_caller(client, hand, link)
+        caller = tool_caller(client, hand, link, with_headers=False)
+        if caller is not None:
+            link.call_tool, link.begin_tool_call = caller, caller.begin
         raised: BaseException | None = None
         try:
             yield client
