@@ -46,7 +46,7 @@ _CLOSED = (anyio.ClosedResourceError, anyio.BrokenResourceError, trio.ClosedReso
 
 def check_arguments(server: str, tool: str, arguments: object) -> None:
     """Raise `InvalidArgumentsError` unless a tool can be called with these."""
-    if arguments is not None and not isinstance(arguments, Mapping):
+    if arguments is not None and type(arguments) is not dict and not isinstance(arguments, Mapping):
         raise InvalidArgumentsError(
             f"the arguments of tool {tool!r} of server {server!r} must be a mapping such as {{'text': 'hello'}}, "
             f"not {type(arguments).__name__}",

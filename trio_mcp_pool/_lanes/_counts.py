@@ -30,12 +30,6 @@ class Peaks:
     waiting: int = 0
     peak_waiting: int = 0
 
-    def use(self) -> None:
-        """One more session is in use."""
-        self.in_use += 1
-        if self.in_use > self.peak_in_use:
-            self.peak_in_use = self.in_use
-
     def wait(self, by: int) -> None:
         """That many tasks more, or fewer, wait."""
         self.waiting += by
@@ -82,8 +76,10 @@ class Counts:
         """An idle connection is in use now."""
         self.idle -= 1
         self.in_use += 1
-        self.named.use()
-        self.pool.use()
+        for peaks in (self.named, self.pool):
+            peaks.in_use += 1
+            if peaks.in_use > peaks.peak_in_use:
+                peaks.peak_in_use = peaks.in_use
 
     def last_release(self) -> None:
         """A connection in use is idle now."""

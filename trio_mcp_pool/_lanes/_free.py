@@ -8,7 +8,7 @@ with their number.
 
 from __future__ import annotations
 
-import heapq
+from heapq import heapify, heappop, heappush
 from typing import Final, TypeAlias, final
 
 from .._connection._record import Connection
@@ -32,26 +32,32 @@ class FreeConnections:
     def __len__(self) -> int:
         return self._size
 
-    def add(self, connection: Connection, leases: int) -> None:
-        """Put it in."""
+    def put(self, connection: Connection, leases: int) -> None:
+        """Put it in, or move it."""
         heaps = self._by_leases
-        while len(heaps) <= leases:
-            heaps.append([])
+        before = connection.free_leases
+        if before < 0:
+            self._size += 1
+        elif (heap := heaps[before]) and heap[0][1] is connection:
+            heappop(heap)
+        if len(heaps) <= leases:
+            heaps.extend([] for _ in range(len(heaps), leases + 1))
         heap = heaps[leases]
         connection.free_leases = leases
-        heapq.heappush(heap, (-connection.lent, connection))
-        self._size += 1
+        heappush(heap, (-connection.lent, connection))
         if leases < self._fewest:
             self._fewest = leases
         if len(heap) > 2 * self._size + _SLACK:
             heap[:] = {entry[1]: entry for entry in heap if self._is_valid(entry, leases)}.values()
-            heapq.heapify(heap)
+            heapify(heap)
 
     def remove(self, connection: Connection) -> None:
-        """Take it out."""
+        """Take it out, if it is in."""
+        if connection.free_leases < 0:
+            return
         heap = self._by_leases[connection.free_leases]
         if heap and heap[0][1] is connection:
-            heapq.heappop(heap)
+            heappop(heap)
         connection.free_leases = -1
         self._size -= 1
 
@@ -65,7 +71,7 @@ class FreeConnections:
             while heap:
                 if self._is_valid(heap[0], self._fewest):
                     return heap[0][1]
-                heapq.heappop(heap)
+                heappop(heap)
             self._fewest += 1
 
     def _is_valid(self, entry: _Entry, leases: int) -> bool:
