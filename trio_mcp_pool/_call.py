@@ -1,10 +1,10 @@
 """One call: the scope that it runs in, and what its end means (R15, R18).
 
 The closing of its connection cuts a call (`Call.cut`): what is awaited for it runs in a cancel scope, but for the one parked
-request that is all of a plain tool call, which the wire wakes instead, for a scope costs as much as the rest. Where the SDK could
-only say 'connection closed', the caller learns what it needs to know: `SessionLostError` when its request was never written,
-`OutcomeUnknownError` when it was, `InvalidResultError` when an answer came that is against the protocol. What the server
-answers, errors included, passes through, and so does what the user's own callbacks raise.
+request that is all of a plain tool call, which the wire wakes instead, for a scope costs as much as the rest. Where the SDK
+could only say 'connection closed', the caller learns what it needs to know: `SessionLostError` when its request was never
+written, `OutcomeUnknownError` when it was, `InvalidResultError` when an answer came that is against the protocol. What the
+server answers, errors included, passes through, and so does what the user's own callbacks raise.
 """
 
 from __future__ import annotations
