@@ -4,13 +4,15 @@ Speaks both eras: `initialize` and `server/discover`. Tools: `echo` (text), `big
 `nested` (an order of several items) and `pid`. An argument is a number of seconds that the server takes to start, as real
 ones do.
 
-What it costs is the same for every contender, so the less it costs the more a ratio says about the clients.
+What it costs is the same for every contender, so the less it costs the more a ratio says about the clients. So a plain `echo`
+is answered without reading the JSON of the rest.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from typing import Any
@@ -45,6 +47,11 @@ SERVER_INFO = {"name": "echo", "version": "1"}
 CAPABILITIES: dict[str, Any] = {"tools": {}}
 # Required in the modern era, ignored in the other.
 FRESHNESS = {"ttlMs": 3_600_000, "cacheScope": "private"}
+
+
+ID = re.compile(rb'"id": ?([0-9]+)')
+ECHO = re.compile(rb'"name": ?"echo", ?"arguments": ?\{"text": ?("[ -!#-\[\]-~]*")\}')
+ECHOED = b'{"jsonrpc":"2.0","id":%b,"result":{"resultType":"complete","content":[{"type":"text","text":%b}],"isError":false}}\n'
 
 
 def send(data: bytes) -> None:
@@ -100,6 +107,9 @@ def main() -> None:
     if sys.argv[1:]:
         time.sleep(float(sys.argv[1]))
     for line in sys.stdin.buffer:
+        if (echo := ECHO.search(line)) and (number := ID.search(line)):
+            send(ECHOED % (number[1], echo[1]))
+            continue
         message = json.loads(line)
         if "method" not in message or "id" not in message:
             continue

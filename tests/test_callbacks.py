@@ -294,7 +294,10 @@ async def test_a_calls_progress_comes_with_its_caller(autojump_clock) -> None:
         tools = await scope.toolset("s")
         await tools.call("s__count", {}, on_progress=on_progress)
         await scope.call_tool("s", "count", on_progress=on_progress)
-    assert seen == [("agent", "count", "me", "me", 1, 2, "half")] * 2
+        async with scope.session("s") as session:
+            await session.call_tool("count", on_progress=on_progress)
+            await session.call_tool("count", on_progress=on_progress, allow_input_required=True)
+    assert seen == [("agent", "count", "me", "me", 1, 2, "half")] * 4
 
 
 def test_what_is_no_function_is_refused_by_name() -> None:

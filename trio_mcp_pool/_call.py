@@ -70,23 +70,30 @@ def _told(lease: Lease) -> None:
         lease.holder.clear_notice(lease.connection)
 
 
-def run(lease: Lease, verb: Verb, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-    """One verb of the lease's client, in a scope that the connection cancels when it closes. Checkpoints."""
+async def call_tool_once(client: mcp.Client, *args: Any, **kwargs: Any) -> Any:
+    """`call_tool`, but the server's question for input is its result."""
+    return await client.session.call_tool(*args, **kwargs, allow_input_required=True)
+
+
+def run(lease: Lease, verb: Verb, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, Any]:
+    """One verb of the lease's client, with these arguments, cut when the connection closes. Checkpoints."""
     observer = lease.connection.caller_observer
     if observer is None:
-        return _run(lease, None, verb, *args, **kwargs)
-    return _observed(observer, lease, verb, *args, **kwargs)
+        return _run(lease, None, verb, args, kwargs)
+    return _observed(observer, lease, verb, args, kwargs)
 
 
 @disable_ki_protection
-async def _observed(observer: CallerObserver, lease: Lease, verb: Verb, *args: Any, **kwargs: Any) -> Any:
+async def _observed(
+    observer: CallerObserver, lease: Lease, verb: Verb, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
     """The same, and tell the observer how a request that was sent has ended. Answers from the SDK's cache are not told of."""
     calls: list[Call] = []
     result: object = None
     error: BaseException | None = None
     since = trio.current_time()
     try:
-        result = await _run(lease, calls, verb, *args, **kwargs)
+        result = await _run(lease, calls, verb, args, kwargs)
     except BaseException as exc:
         error = exc
         raise
@@ -104,7 +111,9 @@ async def _observed(observer: CallerObserver, lease: Lease, verb: Verb, *args: A
 # The pool's verbs hold control-C back until their lease is released; what a verb runs may be the user's own code, which it must
 # reach.
 @disable_ki_protection
-async def _run(lease: Lease, calls: list[Call] | None, verb: Verb, /, *args: Any, **kwargs: Any) -> Any:
+async def _run(
+    lease: Lease, calls: list[Call] | None, verb: Verb, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
     """`calls`, if it is a list, receives the call."""
     if verb not in _NEVER_CACHED:
         await trio.lowlevel.checkpoint()
@@ -124,9 +133,12 @@ async def _run(lease: Lease, calls: list[Call] | None, verb: Verb, /, *args: Any
     if verb == "call_tool":
         call.tool = args[0]
         begin = link.begin_tool_call
-        if "own" in kwargs:
-            own: OwnCallbacks = kwargs.pop("own")
-            args = (*args[:3], own.install(call, link, args[3]))
+    elif verb is call_tool_once:
+        call.tool = args[0]
+    if "own" in kwargs:
+        kwargs = {**kwargs}
+        own: OwnCallbacks = kwargs.pop("own")
+        args = (*args[:3], own.install(call, link, args[3]))
     if calls is not None:
         calls.append(call)
     token = current_call.set(call)

@@ -20,12 +20,12 @@ from mcp import MCPError
 from mcp_types import CONNECTION_CLOSED
 from trio.lowlevel import enable_ki_protection
 
-from ._call import Verb, check_arguments, lost_error, run
+from ._call import Verb, call_tool_once, check_arguments, lost_error, run
 from ._callbacks import Elicit, Progress, ProgressFnT
 from ._errors import LeaseEndedError
 from ._lanes._lane import Lane
 from ._lanes._lease import Lease
-from ._servers._callers import own_callbacks
+from ._servers._callers import call_options
 
 if TYPE_CHECKING:
     import mcp_types as types
@@ -166,15 +166,12 @@ class Session:
         """
         check_arguments(self.server, name, arguments)
         return await self._run(
-            _call_tool_once if allow_input_required else "call_tool",
+            call_tool_once if allow_input_required else "call_tool",
             name,
             arguments,
             read_timeout_seconds,
             progress_callback,
-            input_responses=input_responses,
-            request_state=request_state,
-            meta=meta,
-            **own_callbacks(on_elicit, on_progress),
+            **call_options(input_responses, request_state, meta, on_elicit, on_progress),
         )
 
     async def list_tools(
@@ -356,7 +353,7 @@ class Session:
     async def _run(self, verb: Verb, /, *args: Any, **kwargs: Any) -> T:
         if self._lease.ended:
             raise self._ended()
-        result: T = await run(self._lease, verb, *args, **kwargs)
+        result: T = await run(self._lease, verb, args, kwargs)
         return result
 
     @asynccontextmanager
@@ -422,10 +419,6 @@ class Leasing(AbstractAsyncContextManager[Session]):
 
 
 # Functions of the client, for what it offers through its session only.
-
-
-async def _call_tool_once(client: mcp.Client, *args: Any, **kwargs: Any) -> Any:
-    return await client.session.call_tool(*args, **kwargs, allow_input_required=True)
 
 
 async def _read_resource_once(client: mcp.Client, *args: Any, **kwargs: Any) -> Any:

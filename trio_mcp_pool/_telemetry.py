@@ -27,7 +27,7 @@ _BUCKETS: Final = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 30
 
 METHODS: Final[Mapping[str, str]] = {
     "call_tool": "tools/call",
-    "_call_tool_once": "tools/call",
+    "call_tool_once": "tools/call",
     "list_tools": "tools/list",
     "read_resource": "resources/read",
     "_read_resource_once": "resources/read",

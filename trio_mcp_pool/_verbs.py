@@ -29,7 +29,7 @@ from ._events import CallResent, of_caller
 from ._groups import interrupt_in
 from ._lanes._lane import Lane
 from ._lanes._lease import Lease
-from ._servers._callers import own_callbacks
+from ._servers._callers import call_options
 
 if TYPE_CHECKING:
     import mcp_types as types
@@ -76,7 +76,7 @@ class Verbs:
 
     @enable_ki_protection
     async def _call(
-        self, server: str, scope: Hashable, verb: str, resending: Resending, *args: Any, **kwargs: Any
+        self, server: str, scope: Hashable, verb: str, resending: Resending, /, *args: Any, **kwargs: Any
     ) -> Any:
         """Lease a session, call one verb of its client, release; once more where R13 allows it."""
         lane = self._lane(server, scope)
@@ -86,7 +86,7 @@ class Verbs:
             await trio.lowlevel.checkpoint_if_cancelled()
             lease = await lane.wait()
         try:
-            return await run(lease, verb, *args, **kwargs)
+            return await run(lease, verb, args, kwargs)
         except (SessionLostError, OutcomeUnknownError) as why:
             if lane.stateful or not _may_resend(lease, why, resending):
                 raise
@@ -123,7 +123,7 @@ class Verbs:
                     raise first
                 resent = CallResent(at=trio.current_time(), server=server, scope=scope, method=verb)
                 self._core.call_resent(of_caller(resent, copy_context()))
-                return await run(lease, verb, *args, **kwargs)
+                return await run(lease, verb, args, kwargs)
             finally:
                 lane.release(lease)
         except OutcomeUnknownError:
@@ -170,10 +170,7 @@ class Verbs:
             arguments,
             read_timeout_seconds,
             progress_callback,
-            input_responses=input_responses,
-            request_state=request_state,
-            meta=meta,
-            **own_callbacks(on_elicit, on_progress),
+            **call_options(input_responses, request_state, meta, on_elicit, on_progress),
         )
         return result
 
@@ -398,7 +395,7 @@ async def _may_run_twice(lease: Lease, tool: str) -> bool:
     cursor: str | None = None
     try:
         for _ in range(_MAX_PAGES):
-            page = await run(lease, "list_tools", cursor=cursor)
+            page = await run(lease, "list_tools", (), {"cursor": cursor})
             for each in page.tools:
                 if each.name == tool:
                     said = each.annotations

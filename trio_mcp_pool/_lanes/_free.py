@@ -69,8 +69,10 @@ class FreeConnections:
         while True:
             heap = heaps[self._fewest]
             while heap:
-                if self._is_valid(heap[0], self._fewest):
-                    return heap[0][1]
+                lent, connection = heap[0]
+                # `_is_valid`, without a call: this is looked at for every lease.
+                if connection.free_leases == self._fewest and connection.free_in is self and connection.lent == -lent:
+                    return connection
                 heappop(heap)
             self._fewest += 1
 

@@ -11,10 +11,14 @@ from collections.abc import Mapping
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, final
 
 from .._callbacks import Callbacks, Caller, Elicit, Progress, ProgressFnT, client_callbacks, progress_in_context
 from .._wire._link import Call, Link
+
+if TYPE_CHECKING:
+    import mcp_types as types
 
 
 def callback_options(link: Link, options: Mapping[str, Any], callbacks: Callbacks | None) -> dict[str, Any]:
@@ -77,14 +81,25 @@ class OwnCallbacks:
         return progress_in_context(partial(self.progress, caller_of(link, call)), link.server)
 
 
-_NONE: Final[dict[str, OwnCallbacks]] = {}
+_NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
-def own_callbacks(on_elicit: Elicit | None, on_progress: Progress | None) -> dict[str, OwnCallbacks]:
-    """They as the keyword argument `own` of `run`, none where there are none. Raises `TypeError`."""
+def call_options(
+    input_responses: types.InputResponses | None,
+    request_state: str | None,
+    meta: types.RequestParamsMeta | None,
+    on_elicit: Elicit | None,
+    on_progress: Progress | None,
+) -> Mapping[str, Any]:
+    """What is given of these as keyword arguments of a tool call, for `run`; the two functions as `own`. Raises `TypeError`."""
     if on_elicit is None and on_progress is None:
-        return _NONE
+        if input_responses is None and request_state is None and meta is None:
+            return _NONE
+        own = None
+    else:
+        own = OwnCallbacks(on_elicit, on_progress)
     for name, function in (("on_elicit", on_elicit), ("on_progress", on_progress)):
         if function is not None and not callable(function):
             raise TypeError(f"{name} must be an async function or None, not {type(function).__name__}")
-    return {"own": OwnCallbacks(on_elicit, on_progress)}
+    options = {"input_responses": input_responses, "request_state": request_state, "meta": meta, "own": own}
+    return {name: value for name, value in options.items() if value is not None}
