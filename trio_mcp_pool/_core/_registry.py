@@ -179,7 +179,10 @@ class Removed:
 
     def occupied(self, name: str, key: Hashable) -> int:
         """How many connections of that key the removed servers of that name still have."""
-        lanes = (entry.shared.lanes.get(key) for entry in self._leaving.get(name, ()))
+        leaving = self._leaving.get(name)
+        if leaving is None:
+            return 0
+        lanes = (entry.shared.lanes.get(key) for entry in leaving)
         return sum(len(lane.connections) for lane in lanes if lane is not None)
 
     def _keep_counters(self, entry: Entry) -> None:

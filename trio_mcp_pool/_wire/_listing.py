@@ -96,11 +96,15 @@ class Listings:
             self._running = None
             listing.ended.set()
 
+    async def wait_shared(self) -> None:
+        """Wait for the listing that runs, if it ends by itself: the many first callers of a new session need no deadline each."""
+        if self._running is not None and self._running.bounded:
+            await self._running.ended.wait()
+
     async def list_for_check(self) -> None:
         """Have the tools listed, by this caller or by another one that wants the same. Bounded; raises no `Exception`."""
         listing = self._running
         if listing is not None and listing.bounded:
-            # The many first callers of a new session need no deadline each.
             await listing.ended.wait()
             if listing.succeeded:
                 return

@@ -142,6 +142,11 @@ class ToolCaller:
                 # A tool without an output schema needs no check.
                 if result.is_error or inside.output_schemas.get(name, _NOT_LISTED) is None:
                     return result
+                if name not in inside.output_schemas:
+                    # Its request is cut with this call's connection, so that it ends then, too.
+                    await self._listings.wait_shared()
+                    if inside.output_schemas.get(name, _NOT_LISTED) is None:
+                        return result
                 return partial(self._check, name, result)
             hand = Hand(raw)
         self.slow += 1
