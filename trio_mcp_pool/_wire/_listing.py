@@ -97,7 +97,7 @@ class Listings:
             listing.ended.set()
 
     async def wait_shared(self) -> None:
-        """Wait for the listing that runs, if it ends by itself: the many first callers of a new session need no deadline each."""
+        """Wait for the listing that runs, if it ends by itself: so a session's many first callers need no deadline each."""
         if self._running is not None and self._running.bounded:
             await self._running.ended.wait()
 

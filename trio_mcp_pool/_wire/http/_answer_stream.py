@@ -40,6 +40,7 @@ class AnswerStream:
             for start in range(0, len(piece), SLICE):
                 events = parser.feed(piece[start : start + SLICE] if len(piece) > SLICE else piece)
                 for event in events:
+                    await event.read_ahead()
                     if event.retry is not None:
                         self.delay = max(event.retry, _SHORTEST_DELAY)
                     answer = messages.read_event(event, request, dispatcher, self._context)
@@ -49,8 +50,8 @@ class AnswerStream:
                             await self._on_token(event.id.decode("utf-8", "replace"))
                     if answer is not None:
                         return answer
-                    if inbound.full:
-                        await inbound.wait_room()
+                    if inbound.turns.full:
+                        await inbound.turns.wait_room()
                 if len(events) > MANY:
                     await trio.lowlevel.checkpoint()
         return None

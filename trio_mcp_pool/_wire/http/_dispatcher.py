@@ -184,7 +184,7 @@ class HttpDispatcher(ABC):
             given = True
             self.outbound.resolve(request.key, answer)
 
-        self.inbound.answer(give)
+        self.inbound.turns.answer(give)
         if given:
             return answer.unwrap()
         return await self.outbound.park(request, lambda _: False)

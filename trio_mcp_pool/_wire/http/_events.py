@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from typing import Final, final
 
+import trio
+
+from ..jsonrpc._long import LONG, Cut, cut_long_strings
+
 MAX_RETRY: Final = 60.0
 """The longest delay that a server may ask for with `retry:`, in seconds."""
 SLICE: Final = 4096
@@ -26,7 +30,7 @@ _LINE_OVERHEAD: Final = 64
 class Event:
     """One event. `id` is that of the last event that had one."""
 
-    __slots__ = ("data", "event", "id", "retry", "tail")
+    __slots__ = ("cut", "data", "event", "id", "retry", "tail")
 
     def __init__(self, event: bytes, data: bytes, id: bytes, retry: float | None, tail: bytes | None = None) -> None:
         self.event = event
@@ -36,6 +40,13 @@ class Event:
         """Seconds to wait before a broken stream is resumed."""
         self.tail = tail
         """Not `None` for an event over the limit: its end. Its `data` is then its beginning; the rest was skipped."""
+        self.cut: Cut | None = None
+        """Its data without the long strings, if it is long; see `read_ahead`."""
+
+    async def read_ahead(self) -> None:
+        """Take the time that long data need, with pauses, before they are read. Checkpoints for such data only."""
+        if len(self.data) >= LONG:
+            self.cut = await cut_long_strings(self.data, trio.lowlevel.checkpoint)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Event) and all(getattr(self, name) == getattr(other, name) for name in Event.__slots__)

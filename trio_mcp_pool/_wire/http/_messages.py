@@ -21,6 +21,7 @@ from ..jsonrpc._context import Back
 from ..jsonrpc._faults import FaultLog
 from ..jsonrpc._inbound import Inbound
 from ..jsonrpc._limits import too_many_values
+from ..jsonrpc._long import Cut
 from ..jsonrpc._messages import as_request_id, coerce_request_id, decode, invalid_answer, read_answer
 from ..jsonrpc._outbound import Request
 from ..jsonrpc._tolerant import ENDS, Unreadable, decode_tolerantly, describe, id_of_answer
@@ -50,10 +51,11 @@ class Messages:
 
     # Answers.
 
-    def read_body(self, body: bytes, request: Request, back: Back, context: Context) -> Answer:
-        """The answer in a JSON body. Whatever else is in it, as in a batch of an old version, is delivered."""
+    def read_body(self, body: bytes, request: Request, back: Back, context: Context, cut: Cut | None = None) -> Answer:
+        """The answer in a JSON body; `cut`, if it is long. Whatever else is in it, as in a batch of an old version, is
+        delivered."""
         try:
-            message = self._decode(body)
+            message = self._decode(body, cut)
         except Unreadable as exc:
             return self._invalid(f"that cannot be read: its body {exc}")
         except MessageTooLargeError as exc:
@@ -69,7 +71,7 @@ class Messages:
         if event.tail is not None:
             return self._overlong(event, request)
         try:
-            message = self._decode(event.data)
+            message = self._decode(event.data, event.cut)
         except MessageTooLargeError as exc:
             if _is_notification(event.data):
                 self.report(f"an event has more than {self._max_values} JSON values and was skipped", event.data)
@@ -91,7 +93,7 @@ class Messages:
             self._fail_unasked(event, self.too_large(self.max_message, "bytes"), resolve)
             return
         try:
-            message = self._decode(event.data)
+            message = self._decode(event.data, event.cut)
         except MessageTooLargeError as exc:
             self._fail_unasked(event, exc, resolve)
             return
@@ -128,11 +130,11 @@ class Messages:
 
     # Messages.
 
-    def _decode(self, data: bytes) -> Any:
-        if len(data) > self._max_values and too_many_values(data, self._max_values):
+    def _decode(self, data: bytes, cut: Cut | None = None) -> Any:
+        if len(data) > self._max_values and too_many_values(cut.rest if cut else data, self._max_values):
             raise self.too_large(self._max_values, "JSON values")
         try:
-            return decode(data)
+            return decode(data, cut)
         except ValueError:
             message, fault = decode_tolerantly(data)
             self.report(f"a message {fault}", data, message)

@@ -91,7 +91,7 @@ class SseDispatcher(HttpDispatcher):
             return False
         posting: _Posting = request.out
         if posting.posted:
-            self.inbound.answer(lambda: self.outbound.resolve(key, answer))
+            self.inbound.turns.answer(lambda: self.outbound.resolve(key, answer))
         elif posting.answer is None:
             posting.answer = answer
             posting.scope.cancel(reason="the answer has come")
@@ -194,9 +194,10 @@ class _Stream:
         for start in range(0, len(piece), SLICE):
             events = self._parser.feed(piece[start : start + SLICE])
             for event in events:
+                await event.read_ahead()
                 dispatcher.on_event(event)
-                if dispatcher.inbound.full:
-                    await dispatcher.inbound.wait_room()
+                if dispatcher.inbound.turns.full:
+                    await dispatcher.inbound.turns.wait_room()
             if len(events) > MANY:
                 await trio.lowlevel.checkpoint()
         return True

@@ -126,13 +126,14 @@ class StandingStream:
                 for start in range(0, len(piece), SLICE):
                     events = parser.feed(piece[start : start + SLICE])
                     for event in events:
+                        await event.read_ahead()
                         if event.id:
                             self._last_id = event.id
                         if event.retry is not None:
                             self._retry = event.retry
                         dispatcher.messages.read_unasked(event, dispatcher, self._owner.resolve_unasked)
-                        if dispatcher.inbound.full:
-                            await dispatcher.inbound.wait_room()
+                        if dispatcher.inbound.turns.full:
+                            await dispatcher.inbound.turns.wait_room()
                     if len(events) > MANY:
                         await trio.lowlevel.checkpoint()
         except HttpFailure:

@@ -19,6 +19,7 @@ from mcp_types import METHOD_NOT_FOUND, RequestId
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from ..._errors import AuthenticationError, HttpStatusError, InvalidResultError, OutcomeUnknownError, PoolError
+from ..jsonrpc._long import cut_long_strings
 from ..jsonrpc._messages import connection_closed, encode, invalid_answer
 from ..jsonrpc._outbound import Request
 from ._answer_stream import AnswerStream
@@ -139,7 +140,8 @@ class StreamableDispatcher(HttpDispatcher):
                 if kind == b"application/json":
                     body = await response.read(self.messages.max_message)
                     self.link.heard()
-                    return self.messages.read_body(body, request, self, copy_context())
+                    cut = await cut_long_strings(body, trio.lowlevel.checkpoint)
+                    return self.messages.read_body(body, request, self, copy_context(), cut)
                 if kind == b"text/event-stream":
                     return await self._read_stream(response, request)
             elif status == 202:
@@ -250,7 +252,7 @@ class StreamableDispatcher(HttpDispatcher):
         """A response came on the standing stream: it may be for a request that was only accepted."""
         if key not in self._accepted:
             return False
-        self.inbound.answer(lambda: self.outbound.resolve(key, answer))
+        self.inbound.turns.answer(lambda: self.outbound.resolve(key, answer))
         return True
 
     def standing_ended(self) -> None:

@@ -37,7 +37,7 @@ MAX_PROGRESS_BYTES: Final = 1024 * 1024
 
 @final
 class Inbound:
-    """Delivers what the server sends of its own accord. All methods but `wait_room` are synchronous."""
+    """Delivers what the server sends of its own accord. All methods are synchronous."""
 
     def __init__(
         self, link: Link, transport: TransportContext, find: Callable[[RequestId], Request | None], max_held: int
@@ -48,7 +48,8 @@ class Inbound:
         """The server's requests that are not answered yet."""
         self._transport = transport
         self._find = find
-        self._turns = Turns(link, max_held)
+        self.turns: Final = Turns(link, max_held)
+        """Whose turn it is: callbacks and answers in the order of arrival, and whether the wire should stop reading."""
         self._on_request: OnRequest | None = None
         self._on_notify: OnNotify | None = None
         self._intercept: OnNotifyIntercept | None = None
@@ -64,27 +65,14 @@ class Inbound:
         self._on_request = on_request
         self._on_notify = on_notify
         self._intercept = intercept
-        self._turns.start(nursery)
+        self.turns.start(nursery)
 
     def stop(self) -> None:
         """The peer is gone: nothing begins any more, and answers that waited for their turn are given. Idempotent."""
-        self._turns.stop()
+        self.turns.stop()
         self.in_flight.clear()  # those that run take care of themselves
 
-    @property
-    def full(self) -> bool:
-        """Whether so much waits to be delivered that the wire should stop reading. See `wait_room`."""
-        return self._turns.full
-
-    async def wait_room(self) -> None:
-        """Wait until the wire may read on. Bounded, even where callbacks block for ever."""
-        await self._turns.wait_room()
-
     # What arrives.
-
-    def answer(self, give: Callable[..., object], *args: Any) -> None:
-        """Call `give(*args)` as soon as all callbacks have begun whose messages came before. Usually that is at once."""
-        self._turns.answer(give, *args)
 
     def receive(self, message: Mapping[str, Any], size: int, back: Back, context: Context | None = None) -> str | None:
         """Take a message that has a method: a request or a notification. `size` is its length in bytes.
@@ -96,7 +84,7 @@ class Inbound:
         if type(method) is not str or (params is not None and type(params) is not dict):
             bad_id = as_request_id(message.get("id"))
             if bad_id is not None:
-                self._turns.callback(
+                self.turns.callback(
                     size, context, self._reply_error, back, bad_id, INVALID_REQUEST, "Malformed request"
                 )
             return "has a malformed method or malformed params"
@@ -113,12 +101,12 @@ class Inbound:
             self._settle(request_id, handler)
             return self._reply_error, (back, request_id, INTERNAL_ERROR, "Too many requests wait")
 
-        self._turns.callback(size, context, self._serve, handler, back, request_id, method, params, refuse=refuse)
+        self.turns.callback(size, context, self._serve, handler, back, request_id, method, params, refuse=refuse)
         return None
 
     def observe(self, observer: Callable[[Exception], Awaitable[None]], fault: Exception) -> None:
         """Tell an observer of a message that was none, in its turn."""
-        self._turns.callback(0, None, self._observe, observer, fault)
+        self.turns.callback(0, None, self._observe, observer, fault)
 
     def _on_notification(
         self, method: str, params: dict[str, Any] | None, size: int, back: Back, context: Context | None
@@ -131,9 +119,9 @@ class Inbound:
                 handler.scope.cancel(reason="the server cancelled its request")
         elif method == "notifications/progress" and params is not None:
             self._on_progress(params, size)
-        if self._intercepted(method, params) or self._turns.stopped:
+        if self._intercepted(method, params) or self.turns.stopped:
             return
-        self._turns.callback(size, context, self._deliver, back, method, params)
+        self.turns.callback(size, context, self._deliver, back, method, params)
 
     def _intercepted(self, method: str, params: dict[str, Any] | None) -> bool:
         """Whether the SDK's session consumes it at once. It is shown every notification in the order of arrival."""
@@ -168,7 +156,7 @@ class Inbound:
         request.progress_bytes += size
         if not request.delivering:
             # One task per request, so that its progress arrives in order; a blocking callback stalls only itself.
-            request.delivering = self._turns.spawn(request.context, self._deliver_progress, request)
+            request.delivering = self.turns.spawn(request.context, self._deliver_progress, request)
 
     # What runs in tasks of its own.
 
@@ -221,11 +209,11 @@ class Inbound:
         await self._reply(back, encode({"jsonrpc": "2.0", "id": request_id, "error": error}))
 
     async def _reply(self, back: Back, data: bytes) -> None:
-        self._turns.replying += 1
+        self.turns.replying += 1
         try:
             await back.reply(data)
         finally:
-            self._turns.replying -= 1
+            self.turns.replying -= 1
 
     async def _deliver(self, back: Back, method: str, params: dict[str, Any] | None) -> None:
         assert self._on_notify is not None

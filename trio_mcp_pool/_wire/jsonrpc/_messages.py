@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
 from ..._errors import InvalidResultError
+from ._long import Cut
 
 
 def encode(message: Mapping[str, Any]) -> bytes:
@@ -22,9 +23,9 @@ def encode(message: Mapping[str, Any]) -> bytes:
     return to_json(message, inf_nan_mode="null")
 
 
-def decode(data: bytes | bytearray | str) -> Any:
-    """What a message's JSON says. Raises `ValueError` where it is none."""
-    return from_json(data)
+def decode(data: bytes | bytearray | str, cut: Cut | None = None) -> Any:
+    """What a message's JSON says, read through `cut` if its long strings were cut out. Raises `ValueError` where it is none."""
+    return from_json(data) if cut is None else cut.put_back(from_json(cut.rest))
 
 
 def as_request_id(value: object) -> RequestId | None:

@@ -36,8 +36,8 @@ class Request:
     """A request that waits for its answer."""
 
     __slots__ = (
-        "_outbound", "_withdraw", "call", "context", "delivering", "id", "key", "message", "method", "on_progress", "options",
-        "out", "progress", "progress_bytes", "scope", "task", "timeout", "withdrawn",
+        "call", "context", "delivering", "id", "key", "message", "method", "on_progress", "options", "out", "outbound",
+        "progress", "progress_bytes", "scope", "task", "timeout", "withdraw", "withdrawn",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +60,9 @@ class Request:
         self.timeout: float | None = None
         self.scope: trio.CancelScope | None = None
         self.task: trio.lowlevel.Task | None = None
+        """The caller's, while it is parked."""
+        self.outbound: Outbound
+        self.withdraw: Withdraw
         self.withdrawn = False
         """Whether it was taken back before a byte of it had left, so that the server never hears of it."""
         self.out: Any = None
@@ -82,14 +85,6 @@ class Request:
         if params:
             self.message["params"] = params
 
-    def park(self, outbound: Outbound, withdraw: Withdraw) -> None:
-        """The current task is going to wait for the answer; `unpark` follows before it goes on."""
-        self.task = trio.lowlevel.current_task()
-        self._outbound = outbound
-        self._withdraw = withdraw
-        if self.call is not None:
-            self.call.parked = self
-
     def unpark(self) -> None:
         self.task = None
         if self.call is not None:
@@ -97,16 +92,16 @@ class Request:
 
     def abort(self, _: object) -> trio.lowlevel.Abort:
         """The caller is cancelled: an answer or a free pipe in the same instant finds nothing any more."""
-        del self._outbound.pending[self.key]
+        del self.outbound.pending[self.key]
         self.unpark()
-        self.withdrawn = self._withdraw(self)
+        self.withdrawn = self.withdraw(self)
         return trio.lowlevel.Abort.SUCCEEDED
 
     def cut(self) -> None:
         """Let its caller go (`Parked`)."""
         if self.task is not None:
-            self.withdrawn = self._withdraw(self)
-            self._outbound.resolve(self.key, outcome.Error(connection_closed()))
+            self.withdrawn = self.withdraw(self)
+            self.outbound.resolve(self.key, outcome.Error(connection_closed()))
 
     def start_clock(self) -> None:
         """Its last byte has left: from now on the timeout counts."""
@@ -219,7 +214,10 @@ class Outbound:
         """Wait until `resolve` gives the answer. `withdraw(request)`, synchronous with a cancellation, takes the request
         back and says whether not a byte of it had left."""
 
-        request.park(self, withdraw)
+        request.task = trio.lowlevel.current_task()
+        request.outbound, request.withdraw = self, withdraw
+        if request.call is not None:
+            request.call.parked = request
         result: dict[str, Any] = await trio.lowlevel.wait_task_rescheduled(request.abort)
         return result
 

@@ -26,6 +26,7 @@ from typing import Final, Protocol, final
 import trio
 
 from .._link import Call, Link
+from ..jsonrpc._long import LONG
 from ._lines import Line, Lines, Overlong
 from ._pipe import CHUNK, BytePipe
 
@@ -44,6 +45,10 @@ class Receiver(Protocol):
 
     def on_line(self, line: Line) -> None:
         """A line has arrived, with or without its newline."""
+        ...
+
+    async def on_long_line(self, line: Line) -> None:
+        """The same, for a line of `LONG` bytes or more: it may pause, which cannot be cancelled."""
         ...
 
     def on_overlong(self, line: Overlong) -> None:
@@ -251,10 +256,19 @@ class Channel:
     async def _feed(self, lines: Iterable[Line | Overlong]) -> None:
         """Deliver lines, with pauses. The pauses cannot be cancelled, for the rest of a chunk would be lost; they are short."""
         for line in lines:
-            self._handle(line)
+            if isinstance(line, Overlong) or len(line) < LONG:
+                self._handle(line)
+            else:
+                await self._handle_long(line)
             if perf_counter() > self._pause_at:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 self._pause_at = perf_counter() + _SLICE
+
+    async def _handle_long(self, line: Line) -> None:
+        try:
+            await self._receiver.on_long_line(line)
+        except Exception:
+            self._failed()
 
     def _handle(self, line: Line | Overlong) -> None:
         try:
@@ -263,8 +277,11 @@ class Channel:
             else:
                 self._receiver.on_line(line)
         except Exception:
-            # No line, however strange, may end the session; what handles lines is written not to raise.
-            logger.exception("server %s: handling a line failed", self._link.server)
+            self._failed()
+
+    def _failed(self) -> None:
+        # No line, however strange, may end the session; what handles lines is written not to raise.
+        logger.exception("server %s: handling a line failed", self._link.server)
 
     # The end.
 

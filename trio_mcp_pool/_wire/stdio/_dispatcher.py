@@ -30,6 +30,7 @@ from .._seam import TransportContext
 from ..jsonrpc._faults import FaultLog
 from ..jsonrpc._inbound import Inbound
 from ..jsonrpc._limits import too_many_values
+from ..jsonrpc._long import Cut, cut_long_strings
 from ..jsonrpc._messages import (
     as_request_id,
     coerce_request_id,
@@ -81,6 +82,7 @@ class Dispatcher:
         self._inbound = Inbound(
             link, TransportContext(kind="stdio", can_send_request=True), self._outbound.pending.get, max_message
         )
+        self._turns = self._inbound.turns
         self._settle = settle
         self.channel: Final = Channel(pipe, link, self, max_message=max_message)
         self._running = False
@@ -172,14 +174,18 @@ class Dispatcher:
 
     # What arrives (`Receiver`). Everything here but the waiting is synchronous and runs in the reading task.
 
+    async def on_long_line(self, line: Line) -> None:
+        """The same of a long one, with pauses. They cannot be cancelled."""
+        self.on_line(line, await cut_long_strings(line, trio.lowlevel.cancel_shielded_checkpoint))
+
     @trio.lowlevel.enable_ki_protection
-    def on_line(self, line: Line) -> None:
+    def on_line(self, line: Line, cut: Cut | None = None) -> None:
         """Read one line, and deliver what it says."""
-        if len(line) > self._max_values and too_many_values(line, self._max_values):
+        if len(line) > self._max_values and too_many_values(cut.rest if cut else line, self._max_values):
             self._too_large(line[:ENDS], line[-ENDS:], self._max_values, "JSON values")
             return
         try:
-            message = decode(line)
+            message = decode(line, cut)
         except ValueError:
             try:
                 message, fault = decode_tolerantly(line)
@@ -188,7 +194,12 @@ class Dispatcher:
                 return
             self._report(fault, line, message)
         if type(message) is dict:
-            self._on_message(message, line, len(line))
+            key, result = message.get("id"), message.get("result")
+            if len(message) == 3 and type(key) is int and type(result) is dict and message.get("jsonrpc") == "2.0":
+                # What nearly every line is, with nothing besides that could be wrong.
+                self._turns.answer(self._resolve, key, outcome.Value(result))
+            else:
+                self._on_message(message, line, len(line))
         elif type(message) is list and message:
             # A batch, as protocol version 2025-03-26 had them.
             for one in message:
@@ -214,7 +225,7 @@ class Dispatcher:
             self._report("is a response without a proper id", line, message)
             return
         answer = read_answer(message, self.link.server)
-        self._inbound.answer(self._resolve, coerce_request_id(request_id), answer)
+        self._turns.answer(self._resolve, coerce_request_id(request_id), answer)
 
     def _resolve(self, key: RequestId, answer: outcome.Outcome[Any]) -> None:
         if not self._outbound.resolve(key, answer):
@@ -225,7 +236,7 @@ class Dispatcher:
         key = id_of_answer(line[:ENDS], line[-ENDS:])
         if key is not None:
             error = invalid_answer(self.link.server, f"that cannot be read: its line {fault}")
-            self._inbound.answer(self._resolve, key, outcome.Error(error))
+            self._turns.answer(self._resolve, key, outcome.Error(error))
 
     @trio.lowlevel.enable_ki_protection
     def on_overlong(self, line: Overlong) -> None:
@@ -235,11 +246,11 @@ class Dispatcher:
     @property
     def full(self) -> bool:
         """Whether reading should stop until callbacks have begun or ended."""
-        return self._inbound.full
+        return self._turns.full
 
     async def wait_room(self) -> None:
         """Wait until reading may go on. Bounded, even where callbacks block for ever."""
-        await self._inbound.wait_room()
+        await self._turns.wait_room()
 
     def on_end(self) -> None:
         """The peer is gone. Its last bytes are searched for answers only: handlers could not answer any more."""
@@ -263,7 +274,7 @@ class Dispatcher:
                 outcome="answered",
                 limit=limit,
             )
-            self._inbound.answer(self._resolve, key, outcome.Error(error))
+            self._turns.answer(self._resolve, key, outcome.Error(error))
         else:
             self._report(f"has more than {limit} {unit} and was skipped", None)
 

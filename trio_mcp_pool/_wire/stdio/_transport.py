@@ -53,6 +53,9 @@ class ChannelTransport:
 
     # The receiving end of the channel.
 
+    async def on_long_line(self, line: Line) -> None:
+        self.on_line(line)
+
     def on_line(self, line: Line) -> None:
         try:
             message = jsonrpc_message_adapter.validate_json(bytes(line).decode("utf-8", "replace"), by_name=False)
