@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tarfile
 import time
@@ -164,6 +165,11 @@ def dist(session: nox.Session) -> None:
     session.run("twine", "check", "--strict", *map(str, made.iterdir()))
     with tarfile.open(next(made.glob("*.tar.gz"))) as source:
         held = {name.partition("/")[2] for name in source.getnames()}
+        about = next(member for member in source.getmembers() if member.name.endswith("/PKG-INFO"))
+        described = source.extractfile(about)
+        assert described is not None
+        if relative := re.findall(rb"\]\((?!https://|#)[^)]*\)", described.read()):
+            session.error(f"a package index would show links of the README that lead nowhere: {relative}")
     listed = session.run("git", "ls-files", "-z", external=True, silent=True)
     tracked = {name for name in str(listed).split("\0") if name}
     if held - tracked != {"PKG-INFO"} or not {"pyproject.toml", "README.md", "tests/conftest.py"} <= held:

@@ -179,3 +179,13 @@ def test_the_worker_of_the_peers_takes_turns_and_ends_with_its_input() -> None:
     assert ready == {"ready": True}
     assert [turn["calls"] for turn in turns] == [4, 4]
     assert all(turn["wall"] > 0 for turn in turns)
+
+
+def test_the_picture_of_a_pool_at_work_shows_what_it_says(tmp_path: Path) -> None:
+    drawn = tmp_path / "work.svg"
+    program = [sys.executable, "-m", "benchmarks.pool_at_work", "--svg", str(drawn)]
+    subprocess.run(program, cwd=ROOT, check=True, timeout=120)
+    said = [text.text for text in ET.parse(drawn).iter("{http://www.w3.org/2000/svg}text")]
+    assert [word for word in said if word and word.startswith(("session", "closed", "killed"))] == [
+        "session 1", "killed", "session 2", "closed with its scope", "session 3", "closed: idle",
+    ]  # fmt: skip
