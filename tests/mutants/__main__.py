@@ -28,13 +28,16 @@ MODULES = ("trio_mcp_pool/_core", "trio_mcp_pool/_lanes", "trio_mcp_pool/_connec
 TESTS = (
     "tests/pool",
     "tests/testing",
+    "tests/catalog",
     "tests/wire/test_tool_call.py",
     "tests/test_callbacks.py",
+    "tests/test_log_observer.py",
     "tests/test_telemetry.py",
     "tests/real/test_dial_errors.py",
     "tests/real/test_http_answers.py",
     "tests/real/test_http_calls.py",
     "tests/real/test_http_rounds.py",
+    "tests/real/test_stdio_leaving.py",
 )
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")
 MOST_SURVIVORS = 0.05

@@ -50,6 +50,13 @@ class Scripted:
         self.hold: trio.Event | None = None
         """What a listing waits for."""
 
+    def sent_with(self, *, headers: bool) -> list[Any]:
+        """What was sent, with or without the headers that only HTTP sends."""
+        return [
+            (method, params, [item for item in opts if headers or item[0] != "headers"])
+            for method, params, opts in self.sent
+        ]
+
     async def send_raw_request(self, method: str, params: Mapping[str, Any] | None, opts: Any = None) -> dict[str, Any]:
         await trio.lowlevel.checkpoint()
         self.sent.append((method, copy.deepcopy(params), sorted((opts or {}).items(), key=lambda item: item[0])))
@@ -90,10 +97,10 @@ async def client_on(dispatcher: Any, version: str, **options: Any) -> AsyncItera
 
 
 @asynccontextmanager
-async def fast(scripted: Scripted, **options: Any) -> AsyncIterator[ToolCaller]:
+async def fast(scripted: Scripted, *, with_headers: bool = True, **options: Any) -> AsyncIterator[ToolCaller]:
     hand = HandDispatcher(scripted)
     async with client_on(hand, scripted.version, **options) as client:
-        caller = tool_caller(client, hand, Link("s"))
+        caller = tool_caller(client, hand, Link("s"), with_headers=with_headers)
         assert isinstance(caller, ToolCaller)
         yield caller
 
@@ -230,9 +237,10 @@ async def outcome_of(call_tool: Any, call: dict[str, Any], scripted: Scripted, s
     return result.model_dump(), fields_set(result)
 
 
+@pytest.mark.parametrize("with_headers", [True, False])
 @pytest.mark.parametrize("version", KNOWN_PROTOCOL_VERSIONS)
 def test_a_call_gives_and_sends_what_it_gives_and_sends_with_the_sdk_in_every_version(
-    version: str, caplog: pytest.LogCaptureFixture
+    version: str, with_headers: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL, logger="client")
     taken = [0, 0]
@@ -241,12 +249,15 @@ def test_a_call_gives_and_sends_what_it_gives_and_sends_with_the_sdk_in_every_ve
         st.lists(st.tuples(calls, st.lists(answers, min_size=1, max_size=3)), min_size=1, max_size=4),
         st.sampled_from([*[True] * 5, False]),
     )
-    @settings(max_examples=150)
+    @settings(max_examples=100)
     def run(steps: list[tuple[dict[str, Any], list[Any]]], listed: bool) -> None:
         async def main() -> None:
             ours, theirs = Scripted(version), Scripted(version)
             options = {"read_timeout_seconds": 7.0, "log_level": "debug"}
-            async with fast(ours, **options) as caller, client_on(theirs, version, **options) as client:
+            async with (
+                fast(ours, with_headers=with_headers, **options) as caller,
+                client_on(theirs, version, **options) as client,
+            ):
                 assert ours.sent == theirs.sent
                 if listed:
                     await caller._session.list_tools()
@@ -255,7 +266,7 @@ def test_a_call_gives_and_sends_what_it_gives_and_sends_with_the_sdk_in_every_ve
                     got = await outcome_of(caller, call, ours, script)
                     wanted = await outcome_of(client.call_tool, call, theirs, script)
                     assert got == wanted
-                    assert ours.sent == theirs.sent
+                    assert ours.sent_with(headers=with_headers) == theirs.sent_with(headers=with_headers)
                 taken[0] += caller.fast
                 taken[1] += caller.slow
 
