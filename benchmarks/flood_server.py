@@ -21,6 +21,7 @@ SECONDS = 3.0
 PROGRESS = 200_000
 BOMB = 200_000_000
 OBJECTS = 2_000_000
+LONG = 60_000_000
 
 _INFO = {
     "protocolVersion": "2025-11-25",
@@ -95,7 +96,7 @@ def flood(message: dict[str, Any]) -> None:
         for _ in range(200):
             put(b"x\n" * 10_000, 2)
     elif kind == "long line":
-        put(answer(message, "x" * 60_000_000) + b"\n")
+        put(answer(message, "x" * LONG) + b"\n")
         return
     elif kind == "many values":
         put(many_objects(message) + b"\n")
@@ -159,6 +160,12 @@ async def flood_http(message: dict[str, Any], writer: asyncio.StreamWriter) -> N
     elif kind == "gzip bomb":
         headers = (_JSON, "content-encoding: gzip", f"content-length: {len(bomb())}")
         writer.write(head("200 OK", *headers) + bomb())
+    elif kind == "long body":
+        body = answer(message, "x" * LONG)
+        writer.write(head("200 OK", _JSON, f"content-length: {len(body)}") + body)
+    elif kind == "long event":
+        body = b"data: " + answer(message, "x" * LONG) + b"\n\n"
+        writer.write(head("200 OK", "content-type: text/event-stream", f"content-length: {len(body)}") + body)
     elif kind == "many values":
         body = many_objects(message)
         writer.write(head("200 OK", _JSON, f"content-length: {len(body)}") + body)

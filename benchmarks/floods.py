@@ -33,7 +33,7 @@ from . import report
 
 FLOODS = {
     "stdio": ("notifications", "requests", "progress", "stderr", "long line", "many values"),
-    "http": ("notifications", "endless body", "one-byte chunks", "gzip bomb", "many values"),
+    "http": ("notifications", "endless body", "one-byte chunks", "gzip bomb", "long body", "long event", "many values"),
 }
 CONTENDERS = ("pool", "mcp.Client")
 COMMAND = [sys.executable, "-m", "benchmarks.flood_server", "stdio"]

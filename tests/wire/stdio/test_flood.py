@@ -16,6 +16,7 @@ from mcp.shared.transport_context import TransportContext
 from trio_mcp_pool._wire.jsonrpc import _inbound, _turns
 from trio_mcp_pool._wire.jsonrpc._turns import MAX_RUNNING, MAX_WAITING, PATIENCE, REPLY_PATIENCE
 from trio_mcp_pool._wire.stdio import _channel
+from trio_mcp_pool._wire.stdio._pipe import CHUNK
 
 from ..pipes import MemoryPipe, line, rig
 
@@ -57,6 +58,24 @@ class Handler:
         self.began.append(int(context.request_id or 0))
         await self.gate.wait()
         return {}
+
+
+async def test_a_long_line_that_is_always_there_to_be_read_lets_others_have_their_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_channel, "_SLICE", -1.0)
+    turns: list[int] = []
+
+    async def other(pipe: MemoryPipe) -> None:
+        while unread(pipe):
+            turns.append(unread(pipe))
+            await trio.lowlevel.checkpoint()
+
+    async with rig(max_message=100 * CHUNK) as r:
+        await settled()
+        r.pipe.give(*[b"x" * CHUNK] * 50)
+        await other(r.pipe)
+    assert len(turns) >= 40
 
 
 # Notifications.

@@ -46,6 +46,7 @@ class Event:
     async def read_ahead(self) -> None:
         """Take the time that long data need, with pauses, before they are read. Checkpoints for such data only."""
         if len(self.data) >= LONG:
+            await trio.lowlevel.checkpoint()  # putting it together has taken a while already
             self.cut = await cut_long_strings(self.data, trio.lowlevel.checkpoint)
 
     def __eq__(self, other: object) -> bool:
@@ -102,13 +103,10 @@ class EventParser:
                     # Only whether the line is empty matters from here on.
                     self._line = [b"x"]
                 continue
-            if self._line:
-                self._line.append(line)
-                line = b"".join(self._line)
-                self._line.clear()
-            if line:
+            pieces, self._line = [*self._line, line], []
+            if any(pieces):
                 if not self._too_long:
-                    self._field(line)
+                    self._field(pieces)
             elif (event := self._finish()) is not None:
                 events.append(event)
         return events
@@ -132,9 +130,15 @@ class EventParser:
         self._too_long = True
         self._begun = True
 
-    def _field(self, line: bytes) -> None:
-        name, _, value = line.partition(b":")
-        value = value.removeprefix(b" ")
+    def _field(self, pieces: list[bytes]) -> None:
+        """One line, in pieces: a long one is copied only once."""
+        name, _, head = pieces[0].partition(b":")
+        if len(pieces) > 1 and not head:
+            # The colon, or the blank behind it, is in a later piece.
+            name, _, head = b"".join(pieces).partition(b":")
+            del pieces[1:]
+        head = head.removeprefix(b" ")
+        value = b"".join([head, *pieces[1:]]) if len(pieces) > 1 else head
         if name == b"data":
             self._data.append(value)
             self._size += _LINE_OVERHEAD
@@ -150,7 +154,7 @@ class EventParser:
             self._retry = min(int(value) / 1000, MAX_RETRY)
         else:
             # A comment, which keeps the connection alive, or a field of another's.
-            self._size -= len(line)
+            self._size -= sum(map(len, pieces))
             return
         self._begun = True
 

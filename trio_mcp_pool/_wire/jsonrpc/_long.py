@@ -78,6 +78,9 @@ async def cut_long_strings(data: bytes | bytearray, pause: Callable[[], Awaitabl
             break
         start = opening + 1
         end = data.find(b'"', start)
+        if perf_counter() > pause_at:
+            await pause()
+            pause_at = perf_counter() + _SLICE
         try:
             if end >= 0 and data.find(b"\\", start, end) < 0:
                 text = str(memoryview(data)[start:end], "utf-8") if end - start >= _LONG_STRING else None
@@ -101,9 +104,6 @@ async def cut_long_strings(data: bytes | bytearray, pause: Callable[[], Awaitabl
             strings.append(text)
             kept_from = end
         at = end + 1
-        if perf_counter() > pause_at:
-            await pause()
-            pause_at = perf_counter() + _SLICE
     else:
         return None
     return Cut(b"".join(rest) + data[kept_from:], strings) if strings else None

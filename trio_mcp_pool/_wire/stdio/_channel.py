@@ -252,6 +252,10 @@ class Channel:
                 await self._feed(self._lines.feed(chunk))
             # A full chunk means that more is probably there. Anything shorter emptied the pipe: asking again would be in vain.
             more = len(chunk) == CHUNK
+            if more and perf_counter() > self._pause_at:
+                # Many chunks may make one line.
+                await trio.lowlevel.checkpoint()
+                self._pause_at = perf_counter() + _SLICE
 
     async def _feed(self, lines: Iterable[Line | Overlong]) -> None:
         """Deliver lines, with pauses. The pauses cannot be cancelled, for the rest of a chunk would be lost; they are short."""
