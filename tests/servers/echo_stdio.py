@@ -4,7 +4,8 @@ Speaks both eras: `initialize` (2025-06-18) and `server/discover` (2026-07-28), 
 
 Tools: `echo` (text), `big` (bytes: a result of that size), `sleep` (seconds, answered out of order), `pid`, `count` (how many
 tools/call were executed), `crash` (exit status), `bad_utf8`, `garbage`, `ask` (a sampling request to the client), `progress`
-(steps), `grandchild` (setsid: bool), `split` (the answer in pieces), `env` (name), `log` (lines on stderr), `close_stdout`.
+(steps), `grandchild` (setsid: bool), `split` (the answer in pieces), `env` (name), `log` (lines on stderr), `close_stdout`,
+`meta` (the `_meta` that came), `structured` (its arguments as structured content; its schema wants a number `n`).
 """
 
 import argparse
@@ -89,6 +90,10 @@ def call(request, name, arguments):
             write(data[at : at + 7])
             time.sleep(0.001)
         return None
+    if name == "meta":
+        return text(json.dumps(request["params"].get("_meta", {})))
+    if name == "structured":
+        return text(json.dumps(arguments)) | {"structuredContent": arguments}
     if name == "grandchild":
         return text(str(spawn_grandchild(arguments.get("setsid", False))))
     if name == "leave_grandchild":
@@ -155,8 +160,10 @@ def handle(message, options):
             "cacheScope": "private",
         }
     elif method == "tools/list":
-        names = ["echo", "big", "sleep", "pid", "count", "wedge", "leave_grandchild"]
-        result = {"tools": [{"name": name, "inputSchema": {"type": "object"}} for name in names]}
+        names = ["echo", "big", "sleep", "pid", "count", "wedge", "leave_grandchild", "structured"]
+        tools = [{"name": name, "inputSchema": {"type": "object"}} for name in names]
+        tools[-1]["outputSchema"] = {"type": "object", "properties": {"n": {"type": "number"}}, "required": ["n"]}
+        result = {"tools": tools}
         if modern:
             result |= {"ttlMs": 0, "cacheScope": "private"}
     elif method == "ping":
