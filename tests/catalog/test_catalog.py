@@ -604,6 +604,25 @@ async def test_servers_that_are_added_removed_and_replaced(autojump_clock) -> No
             await pool.catalog.refresh("bb")
 
 
+async def test_the_tools_of_a_removed_server_are_gone_at_once(autojump_clock) -> None:
+    async with open_pool({"a": ScriptedServer(), "b": ScriptedServer()}) as pool:
+        await pool.catalog.refresh(kinds=["tools"])
+        changes = pool.catalog.changes()
+        assert names(pool.catalog) == ["a__echo", "a__add", "b__echo", "b__add"]
+        await pool.remove_server("b")
+        assert names(pool.catalog) == ["a__echo", "a__add"]
+        assert {entry.qualified_name for entry in (await anext(changes)).removed} == {"b__echo", "b__add"}
+
+
+async def test_a_server_that_was_replaced_by_another_is_listed_anew_without_a_caller(autojump_clock) -> None:
+    async with open_pool({"a": ScriptedServer()}) as pool:
+        await pool.catalog.refresh(kinds=["tools"])
+        await trio.sleep(10)  # else a session is dialled at once to replace the old one
+        await pool.reconfigure({"a": ScriptedServer({"newer": lambda: "x"})})
+        await settle()
+        assert names(pool.catalog) == ["a__newer"]
+
+
 # Scopes.
 
 
