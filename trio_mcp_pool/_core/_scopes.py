@@ -96,7 +96,7 @@ class Scopes:
         try:
             await self._closing.end(lanes, scope.closed_error, "drained", task, clean=clean)
         finally:
-            self._forget(scope, lanes)
+            self._forget(scope)
 
     @step
     def _close(self, scope: Scope) -> list[Lane]:
@@ -107,14 +107,11 @@ class Scopes:
         return [lane for lane in lanes if lane is not None and lane.stateful]
 
     @step
-    def _forget(self, scope: Scope, lanes: list[Lane]) -> None:
+    def _forget(self, scope: Scope) -> None:
         del self._blocks[scope.key]
         for entry in scope.own.values():
             del self._servers.of_scopes[entry]
             self._servers.removed.add(entry)
-        for lane in lanes:
-            if lane.empty:
-                self._servers.lane_is_empty(lane)
 
     # Keys that no block owns.
 
