@@ -42,6 +42,13 @@ def invalid() -> ValidationError:
     return caught.value
 
 
+def invalid_params() -> ValidationError:
+    """The same of a model of the SDK's, as if a request could not be made."""
+    with pytest.raises(ValidationError) as caught:
+        types.ElicitRequestFormParams.model_validate({"message": 7})
+    return caught.value
+
+
 class Client(mcp.Client):
     """A client of the user's own, whose calls raise what the test says: at once, or when they are cancelled."""
 
@@ -226,7 +233,9 @@ def asks() -> InProcessServer:
     return InProcessServer(Server("asks", on_call_tool=call_tool), mode="2026-07-28")
 
 
-@pytest.mark.parametrize("what", [invalid(), RuntimeError("no person"), ConnectionResetError("no person")])
+@pytest.mark.parametrize(
+    "what", [invalid(), invalid_params(), RuntimeError("no person"), ConnectionResetError("no person")]
+)
 async def test_what_a_callback_raises_is_no_fault_of_the_answer_and_no_sign_of_death(what: Exception) -> None:
     async def elicit(context: Any, params: Any) -> types.ElicitResult:
         raise what

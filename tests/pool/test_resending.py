@@ -20,8 +20,9 @@ from trio_mcp_pool import (
     Session,
     SessionLostError,
     SessionOpened,
+    open_pool,
 )
-from trio_mcp_pool.testing import ScriptedServer, Tool, error, never, tool
+from trio_mcp_pool.testing import ScriptedServer, Tool, error, never, slow, tool
 
 from .books import Ledger, check_books, settle, watched_pool
 
@@ -174,6 +175,23 @@ async def test_R13_once_means_once(method: str, autojump_clock: trio.testing.Moc
         assert ledger.count(CallResent) == 1
         assert len(server.connections) == 2
         assert len(server.calls) == 2 * by_tool
+
+
+async def test_R13_R17_that_a_call_was_sent_again_is_told_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    told: list[float] = []
+
+    class Observer:
+        def event(self, e: Event, /) -> None:
+            if isinstance(e, CallResent):
+                told.append(trio.current_time())
+
+    server = Counted(trusted=True).server
+    async with open_pool({"s": server}, observers=[Observer()]) as pool:
+        await pool.list_tools("s")
+        server.gates["stream"] = [error(OSError("dead"))]
+        server.gates["call"] = slow(5)
+        await pool.call_tool("s", "reads")
+        assert (told, trio.current_time()) == ([0], 5)
 
 
 async def test_R13_a_request_lost_unwritten_twice_is_reported_as_not_run(

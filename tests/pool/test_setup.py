@@ -139,6 +139,22 @@ async def test_a_failing_configure_is_a_failed_dial_in_phase_setup_with_its_caus
     assert server.open_connections == 0
 
 
+async def test_a_session_that_ends_while_configure_does_something_else_is_a_failed_dial(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def configure(session: Session) -> None:
+        server.kill()
+        await trio.sleep(1)
+
+    server = ScriptedServer(configure=configure)
+    async with watched_pool({"s": server}, policy=PoolPolicy(backoff=HALF)) as pool:
+        with pytest.raises(ConnectError) as caught:
+            await pool.call_tool("s", "echo", {"text": "x"})
+    assert str(caught.value) == (
+        "server 's' could not be reached, in phase 'setup': ConnectionError: the session ended during the dial"
+    )
+
+
 @pytest.mark.parametrize("failure", [FileNotFoundError("no such file"), PermissionError("not yours")])
 async def test_R5_what_configure_raises_is_never_permanent(
     failure: Exception, autojump_clock: trio.testing.MockClock

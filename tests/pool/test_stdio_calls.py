@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -18,12 +19,13 @@ from trio_mcp_pool import (
     InvalidResultError,
     OutcomeUnknownError,
     Pool,
+    PoolClosed,
     PoolPolicy,
     SessionLostError,
     StdioServer,
 )
 
-from .books import check_books, numbers, settle, text, watched_pool
+from .books import Ledger, check_books, numbers, settle, text, watched_pool
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="elsewhere the SDK's own wire is used, with scopes")
 
@@ -178,7 +180,21 @@ async def test_R13_a_call_after_the_death_of_the_session_is_lost_in_a_session_an
                     await session.call_tool("echo", {"text": "x"})
             for error in (unknown.value, lost.value):
                 assert (error.exit_status, error.stderr_tail.strip()) == (7, "I am going down")
+                assert "the session of server 's' died (exit status 7)" in str(error)
             assert [error.outcome for error in (unknown.value, lost.value)] == ["unknown", "not run"]
             assert text(await pool.call_tool("s", "count")) == "1"
             stats = check_books(pool)
             assert (stats.connects, stats.closed_broken) == (2, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="found through /proc")
+async def test_R2_processes_that_escaped_are_named_when_the_pool_has_closed() -> None:
+    ledger = Ledger()
+    with trio.fail_after(PATIENCE):
+        async with watched_pool({"s": echo()}, ledger=ledger) as pool:
+            escaped = int(text(await pool.call_tool("s", "grandchild", {"setsid": True})))
+    try:
+        (closed,) = [event for event in ledger.events if isinstance(event, PoolClosed)]
+        assert (closed.killed, closed.left_behind) == ((), (escaped,))
+    finally:
+        os.kill(escaped, signal.SIGKILL)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import mcp
+import mcp_types as types
 import pytest
 import trio
 import trio.testing
@@ -304,3 +307,36 @@ async def test_R5_a_dial_that_ends_at_the_very_moment_of_its_deadline_is_one_or_
                 outcomes.add("failed")
             assert trio.current_time() == 2 * (seed + 1)
     assert outcomes <= {"ok", "failed"}
+
+
+async def test_R11_the_answer_to_another_call_ends_the_suspicion_where_no_bytes_are_heard(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    pings: list[float] = []
+
+    class Client(mcp.Client):
+        """A client that is not the pool's, so that the answers alone are seen. Its server answers nothing but calls."""
+
+        async def call_tool(self, name: str, *args: Any, **kwargs: Any) -> types.CallToolResult:
+            await trio.sleep(float(name))
+            return types.CallToolResult(content=[])
+
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[mcp.Client]:
+        async def ping(**_: Any) -> None:
+            pings.append(trio.current_time())
+            await trio.sleep_forever()
+
+        async with Client(MCPServer("custom"), mode="legacy") as client:
+            client.session.send_ping = ping  # type: ignore[method-assign, assignment]
+            yield client
+
+    async with watched_pool({"s": CustomServer(connect)}, policy=PoolPolicy(probe_timeout=10)) as pool:
+        await pool.call_tool("s", "0")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pool.call_tool, "s", "5")
+            with trio.move_on_after(2):
+                await pool.call_tool("s", "1000")
+        await trio.sleep(100)
+        await pool.call_tool("s", "0")
+        assert (pings, check_books(pool).connects) == ([], 1)

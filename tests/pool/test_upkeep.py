@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -15,14 +16,18 @@ from trio_mcp_pool import (
     Backoff,
     ConnectError,
     CustomServer,
+    DialStarted,
+    Event,
+    Pool,
     PoolPolicy,
     Session,
     SessionLostError,
+    SessionOpened,
     open_pool,
 )
-from trio_mcp_pool.testing import ScriptedServer, error, never, ok
+from trio_mcp_pool.testing import ScriptedServer, error, never, ok, slow
 
-from .books import settle, text, watched_pool
+from .books import Ledger, settle, text, watched_pool
 
 
 def living(kind: str) -> int:
@@ -42,6 +47,39 @@ async def test_R15_the_timers_of_dials_that_are_over_do_not_pile_up(autojump_clo
             await trio.sleep(1)
         assert pool.statistics().connects == 250
         assert living("Timer") < 200
+
+
+async def test_R15_nor_do_those_of_dials_that_failed(autojump_clock: trio.testing.MockClock) -> None:
+    server = ScriptedServer(gates={"spawn": error(OSError)})
+    policy = PoolPolicy(connect_timeout=3600, backoff=Backoff(first=0.1, cap=0.1, jitter=0))
+    async with open_pool({"s": server}, policy=policy) as pool:
+        for _ in range(250):
+            with pytest.raises(ConnectError):
+                await pool.wait_ready("s")
+            await trio.sleep(0.1)
+        assert pool.statistics().connects_failed == 250
+        assert living("Timer") < 200
+
+
+async def test_R5_a_backoff_that_begins_anew_after_a_drain_ends_in_its_own_time(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    down = True
+    server = ScriptedServer(gates={"spawn": lambda _: error(OSError) if down else ok})
+    policy = PoolPolicy(backoff=Backoff(first=1, factor=10, jitter=0), when_unavailable="wait")
+    answered: list[float] = []
+    async with open_pool({"s": server}, policy=policy) as pool, trio.open_nursery() as nursery:
+
+        async def caller() -> None:
+            await pool.call_tool("s", "echo", {"text": "x"})
+            answered.append(trio.current_time())
+
+        nursery.start_soon(caller)
+        await trio.sleep(2)  # the second failure came at 1, and is followed by ten seconds
+        await pool.drain("s")  # dialled at once, for the third time
+        await settle()
+        down = False
+    assert answered == [3]
 
 
 async def test_R2_R5_in_the_shielded_clean_up_of_a_cancelled_body_a_mute_dial_still_has_its_deadline(
@@ -183,3 +221,126 @@ async def test_R2_a_session_that_was_configured_closes_at_once(autojump_clock: t
         await pool.drain("s")
         await pool.call_tool("s", "echo", {"text": "x"})
     assert trio.current_time() == 0
+
+
+# What was removed.
+
+
+async def nothing_done_in(pool: Pool, *names: str) -> None:
+    """One after the other, scopes with a server of that name, which nobody calls."""
+    for name in names:
+        async with pool.open_scope(servers={name: ScriptedServer()}):
+            pass
+
+
+async def test_R10_the_names_of_the_servers_that_were_removed_last_are_kept(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with watched_pool({}) as pool:
+        await nothing_done_in(pool, *(f"s{n}" for n in range(70)))
+        assert list(pool.statistics().servers) == [f"s{n}" for n in range(6, 70)]
+
+
+async def test_R10_a_name_counts_as_removed_when_the_last_server_of_that_name_is(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with watched_pool({}) as pool:
+        async with pool.open_scope(servers={"twice": ScriptedServer()}):
+            await nothing_done_in(pool, "twice", "once")
+        await nothing_done_in(pool, *(f"s{n}" for n in range(63)))
+        assert list(pool.statistics().servers) == ["twice", *(f"s{n}" for n in range(63))]
+
+
+# Finding.
+
+
+async def test_keys_of_the_same_hash_are_different_scopes(autojump_clock: trio.testing.MockClock) -> None:
+    assert hash(-1) == hash(-2)
+    server = ScriptedServer()
+    async with watched_pool({"s": server}) as pool:
+        for key in (-1, -2, -1.0):
+            await pool.call_tool("s", "echo", {"text": "x"}, scope=key)
+        assert [call.connection for call in server.calls] == [1, 2, 1]
+
+
+# Replacing.
+
+
+@pytest.mark.parametrize(("total", "dialled"), [(1, 1), (2, 2)])
+async def test_R9_R10b_a_drain_dials_a_successor_only_where_the_pool_has_a_place_for_it(
+    total: int, dialled: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with open_pool({"s": ScriptedServer()}, max_sessions_total=total) as pool:
+        await pool.call_tool("s", "echo", {"text": "x"})
+        await pool.drain("s")
+        assert (trio.current_time(), pool.statistics().connects) == (0, dialled)
+
+
+async def test_R9_a_successor_of_a_server_that_is_replaced_by_another_is_not_waited_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    old, new = ScriptedServer(gates={"handshake": [ok, slow(5)]}), ScriptedServer()
+    ledger = Ledger()
+    async with watched_pool({"s": old}, ledger=ledger) as pool, trio.open_nursery() as nursery:
+        async with pool.session("s"):
+            nursery.start_soon(pool.drain, "s")
+            await trio.sleep(1)
+            nursery.start_soon(pool.reconfigure, {"s": new})
+            await trio.sleep(1)
+        await pool.call_tool("s", "echo", {"text": "x"})
+        await trio.sleep(10)
+        assert [call.tool for call in new.calls] == ["echo"]
+    assert ledger.story(DialStarted, SessionOpened) == [
+        (0, "DialStarted", 1),
+        (0, "SessionOpened", 1),
+        (0, "DialStarted", 2),
+        (1, "DialStarted", 3),
+        (1, "SessionOpened", 3),
+    ]
+
+
+async def test_wait_lost_returns_at_once_for_a_session_that_is_drained(autojump_clock: trio.testing.MockClock) -> None:
+    policy = PoolPolicy(max_overlap=0, drain_timeout=60)
+    async with watched_pool({"s": ScriptedServer()}, policy=policy) as pool, trio.open_nursery() as nursery:
+        async with pool.session("s") as session:
+            nursery.start_soon(pool.drain, "s")
+            await settle()
+            with trio.fail_after(5):
+                await session.wait_lost()
+            assert trio.current_time() == 0
+
+
+# What is told, and when.
+
+
+async def test_R17_what_an_observer_does_is_told_after_what_it_was_told_of(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    told: list[list[str]] = [[], []]
+
+    class Busy:
+        """Leases a session when it hears of one."""
+
+        def event(self, e: Event) -> None:
+            told[0].append(type(e).__name__)
+            if isinstance(e, SessionOpened):
+                pool.acquire_nowait("s").release()
+
+    class Other:
+        def event(self, e: Event) -> None:
+            told[1].append(type(e).__name__)
+
+    async with open_pool({"s": ScriptedServer()}, observers=[Busy(), Other()]) as pool:
+        await pool.wait_ready("s")
+        assert told[0] == told[1]
+        assert told[0][-3:] == ["SessionOpened", "LeaseStarted", "LeaseEnded"]
+
+
+async def test_a_session_that_does_not_close_is_reported_with_its_process_if_it_has_one(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = ScriptedServer(gates={"close": slow(50, shielded=True)})
+    async with open_pool({"s": server}, policy=PoolPolicy(close_timeout=3)) as pool:
+        await pool.wait_ready("s")
+    warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warned == ["server 's': its session has not closed within close_timeout (no process known)"]

@@ -54,6 +54,12 @@ async def test_a_child_that_wrote_nothing_is_not_said_to_have_written(wire: Wire
     assert "stderr" not in str(error)
 
 
+async def test_the_last_500_characters_of_stderr_are_shown(wire: Wire) -> None:
+    error = await dial("import sys; sys.stderr.write('a' * 100 + 'b' * 500); sys.exit(3)", wire)
+    assert str(error).endswith("; the last of its stderr: " + "b" * 500)
+    assert error.stderr_tail == "a" * 100 + "b" * 500
+
+
 # A command that cannot be started.
 
 
