@@ -211,6 +211,16 @@ async def test_R5_an_error_is_an_answer_and_proves_a_session() -> None:
         assert pool.statistics().servers["s"].connects == 2
 
 
+async def test_R18_a_session_without_a_process_dies_without_an_exit_status() -> None:
+    server = ScriptedServer()
+    async with watched_pool({"s": server}) as pool, pool.session("s") as session:
+        await session.call_tool("echo", {"text": "x"})
+        server.kill()
+        with pytest.raises(SessionLostError) as caught:
+            await session.call_tool("echo", {"text": "x"})
+    assert str(caught.value) == ("the session of server 's' died before the request was sent: sending it again is safe")
+
+
 async def test_a_foreign_clients_other_errors_cause_no_probe() -> None:
     what = LookupError("mine")
     assert await raised_by(raising(what), LookupError) is what
