@@ -6,11 +6,13 @@ import gc
 import logging
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
+from mcp.server import MCPServer
 
 from trio_mcp_pool import (
     Backoff,
@@ -18,6 +20,7 @@ from trio_mcp_pool import (
     CustomServer,
     DialStarted,
     Event,
+    InProcessServer,
     Pool,
     PoolPolicy,
     Session,
@@ -344,3 +347,42 @@ async def test_a_session_that_does_not_close_is_reported_with_its_process_if_it_
         await pool.wait_ready("s")
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warned == ["server 's': its session has not closed within close_timeout (no process known)"]
+
+
+# Many sessions, one after the other.
+
+
+async def test_R10_sessions_that_have_gone_do_not_hide_a_surplus(autojump_clock: trio.testing.MockClock) -> None:
+    many = PoolPolicy(max_sessions=3, max_in_flight=1, idle_timeout=1)
+    server = InProcessServer(MCPServer("inside"), policy=many)
+    async with watched_pool({"s": server}, limits=False) as pool:
+        for _ in range(3):
+            await pool.list_tools("s")
+            await trio.sleep(2)
+        assert pool.statistics().closed_idle == 3
+        async with pool.session("s"), pool.session("s"), pool.session("s"):
+            pass
+        assert pool.statistics().size == 3
+        await pool.reconfigure({"s": replace(server, policy=PoolPolicy(max_sessions=1))})
+        await settle()
+        assert pool.statistics().size == 1
+
+
+async def test_R4_sessions_that_are_lent_and_given_back_in_turn_a_hundred_times_can_still_be_lent(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    policy = PoolPolicy(min_sessions=2, max_sessions=2, max_in_flight=3)
+    async with watched_pool({"s": ScriptedServer()}, policy=policy) as pool:
+        while pool.statistics().sessions_idle < 2:
+            await trio.sleep(1)
+        held = [pool.acquire_nowait("s") for _ in range(2)]
+        for turn in range(100):
+            held[turn % 2].release()
+            held[turn % 2] = pool.acquire_nowait("s")
+            assert held[0].client is not held[1].client
+            # Among equals the one that was lent last comes first.
+            third = pool.acquire_nowait("s")
+            assert third.client is held[turn % 2].client
+            third.release()
+        for session in held:
+            session.release()
