@@ -33,8 +33,6 @@ TESTS = (
     "tests/test_callbacks.py",
     "tests/test_log_observer.py",
     "tests/test_telemetry.py",
-    "tests/catalog/test_catalog.py",
-    "tests/catalog/test_notifications.py",
     "tests/real/test_dial_errors.py",
     "tests/real/test_http_answers.py",
     "tests/real/test_http_calls.py",
