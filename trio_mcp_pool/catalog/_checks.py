@@ -195,16 +195,19 @@ def _refuse(uri: str) -> Any:
 
 
 def _count(value: Any, most: int) -> int:
-    """How many JSON values there are, counted up to a little more than `most`."""
-    found, stack = 0, [value]
-    while stack and found <= most:
+    """How many JSON values there are, counted until there are more than `most`."""
+    found, stack = 1, [value] if isinstance(value, _CONTAINERS) else []
+    while stack:
         each = stack.pop()
-        found += 1
-        if isinstance(each, dict):
-            stack.extend(each.values())
-        elif isinstance(each, list | tuple):
-            stack.extend(each)
+        inside = each.values() if isinstance(each, dict) else each
+        found += len(inside)
+        if found > most:
+            break
+        stack += [one for one in inside if isinstance(one, _CONTAINERS)]
     return found
+
+
+_CONTAINERS: Final = (dict, list, tuple)
 
 
 # Words for a model. They say where and what was expected, and never quote a value (R16).
