@@ -19,8 +19,12 @@ def read_arguments(given: Any, name: str, server: str) -> dict[str, Any]:
 
     Raises `InvalidArgumentsError`, which quotes none of it.
     """
-    if type(given) is dict and all(type(key) is str for key in given):
-        return given.copy()
+    if type(given) is dict:
+        for key in given:
+            if type(key) is not str:
+                break
+        else:
+            return given.copy()
     if isinstance(given, Mapping):
         if not all(isinstance(key, str) for key in given):
             raise InvalidArgumentsError(f"the arguments of {name!r} must have names of type str", server=server)

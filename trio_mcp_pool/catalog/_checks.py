@@ -196,18 +196,19 @@ def _refuse(uri: str) -> Any:
 
 def _count(value: Any, most: int) -> int:
     """How many JSON values there are, counted until there are more than `most`."""
-    found, stack = 1, [value] if isinstance(value, _CONTAINERS) else []
-    while stack:
-        each = stack.pop()
+    found, containers = 1, [value] if isinstance(value, dict | list | tuple) else []
+    for each in containers:  # which grows meanwhile
         inside = each.values() if isinstance(each, dict) else each
         found += len(inside)
         if found > most:
             break
-        stack += [one for one in inside if isinstance(one, _CONTAINERS)]
+        for one in inside:
+            if type(one) not in _PLAIN and isinstance(one, dict | list | tuple):
+                containers.append(one)
     return found
 
 
-_CONTAINERS: Final = (dict, list, tuple)
+_PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 
 
 # Words for a model. They say where and what was expected, and never quote a value (R16).
