@@ -26,6 +26,17 @@ def style() -> str:
     return f"<style>@media (prefers-color-scheme: dark) {{{rules}}}</style>"
 
 
+def opening(width: int, height: int, title: str) -> list[str]:
+    """How a picture begins: its size, its title, its colours."""
+    return [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="13">',
+        f"<title>{escape(title)}</title>",
+        style(),
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+        f'<text x="16" y="26" font-size="16" fill="{INK}">{escape(title)}</text>',
+    ]
+
+
 def draw(rows: Sequence[Row], title: str) -> str:
     """The picture as SVG."""
     promises = [row for row in rows if row.bound is not None]
@@ -36,11 +47,7 @@ def draw(rows: Sequence[Row], title: str) -> str:
         return LEFT + unit * min(share, LONGEST)
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="13">',
-        f"<title>{escape(title)}</title>",
-        style(),
-        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
-        f'<text x="16" y="26" font-size="16" fill="{INK}">{escape(title)}</text>',
+        *opening(WIDTH, height, title),
         f'<text x="{at(1):.0f}" y="{TOP - 10}" text-anchor="middle" fill="{FAINT}">at most</text>',
     ]
     for number, row in enumerate(promises):

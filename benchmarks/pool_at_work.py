@@ -30,7 +30,7 @@ from trio_mcp_pool import (
     open_pool,
 )
 
-from .picture import FAINT, HOLDS, INK, LOSES, style
+from .picture import FAINT, HOLDS, INK, LOSES, opening
 
 WIDTH, LEFT, RIGHT, TOP, ROW, GAP, LINE = 860, 150, 170, 74, 62, 12, 7
 START = 0.4
@@ -144,13 +144,7 @@ def draw(sessions: Sequence[Life], title: str) -> str:
     def words(x: float, y: float, text: str, colour: str = INK, anchor: str = "start") -> str:
         return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{escape(text)}</text>'
 
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="13">',
-        f"<title>{escape(title)}</title>",
-        style(),
-        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
-        f'<text x="16" y="26" font-size="16" fill="{INK}">{escape(title)}</text>',
-    ]
+    parts = opening(WIDTH, height, title)
     for x, colour, text in ((16, FAINT, "a caller waits, or the server starts"), (290, HOLDS, "a call runs")):
         parts += [f'<rect x="{x}" y="42" width="22" height="{LINE}" rx="2" fill="{colour}"/>', words(x + 30, 50, text)]
     for second in range(int(took) + 1):

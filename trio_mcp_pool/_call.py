@@ -1,4 +1,4 @@
-"""One call: the scope that it runs in, and what its end means (R15, R18).
+"""One call: how it is cut, and what its end means (R15, R18).
 
 The closing of its connection cuts a call (`Call.cut`): what is awaited for it runs in a cancel scope, but for the one parked
 request that is all of a plain tool call, which the wire wakes instead, for a scope costs as much as the rest. Where the SDK

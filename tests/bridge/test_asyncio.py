@@ -476,8 +476,7 @@ def test_if_the_trio_thread_ends_every_pending_call_is_told_at_once() -> None:
                 # The body is cancelled, as by an interrupt (R14), because nothing in it can go on.
                 await asyncio.sleep(60)
             finally:
-                await asyncio.wait([running, waiting, crash], timeout=1)
-                kinds = [type(task.exception()) for task in (running, waiting, crash)]
+                kinds = await errors_of(running, waiting, crash)
                 assert kinds == [OutcomeUnknownError, PoolClosedError, OutcomeUnknownError]
                 told = [(task.exception().outcome, task.exception().server) for task in (running, waiting, crash)]
                 assert told == [("unknown", "s"), ("not run", "s"), ("unknown", "s")]
@@ -513,13 +512,18 @@ def test_a_call_that_waits_for_its_server_first_knows_whether_it_began() -> None
             try:
                 await asyncio.sleep(60)
             finally:
-                await asyncio.wait([running, waiting, crash], timeout=1)
-                kinds = [type(task.exception()) for task in (running, waiting, crash)]
+                kinds = await errors_of(running, waiting, crash)
                 assert kinds == [OutcomeUnknownError, PoolClosedError, OutcomeUnknownError]
                 assert began == ["s", "s"]
 
     with pytest.raises(trio.TrioInternalError):
         run(main)
+
+
+async def errors_of(*tasks: asyncio.Task[Any]) -> list[type[BaseException | None]]:
+    """What tasks end with that are told at once."""
+    await asyncio.wait(tasks, timeout=1)
+    return [type(task.exception()) for task in tasks]
 
 
 async def waiters(pool: AsyncioPool) -> int:
