@@ -319,3 +319,11 @@ async def test_an_answer_over_several_data_lines_is_one_answer() -> None:
 
     async with beside_a_sibling({"lines": plan}) as (connection, _):
         assert await connection.call("lines") == "ok"
+
+
+@pytest.mark.parametrize("answer", [json_answer, event_answer])
+async def test_R19_a_long_answer_is_read_in_steps_and_arrives_whole(answer: Any) -> None:
+    text = "a line with an \u00fc\n" * 200_000
+    async with raw_server({"long": answer(result=raw.tool_result(text))}) as server:
+        async with dialled(server.url, max_message=16 * 1024 * 1024) as connection:
+            assert await connection.call("long") == text
