@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from mcp.shared.transport_context import TransportContext
 
 from trio_mcp_pool._wire._link import Call, Link, current_call
 from trio_mcp_pool._wire.stdio._dispatcher import Dispatcher
+from trio_mcp_pool._wire.stdio._pipe import FdPipe
 
 
 class MemoryPipe:
@@ -26,6 +28,7 @@ class MemoryPipe:
         self.broken = False
         self._chunks: deque[bytes] = deque()
         self._ended = False
+        self._stops = 0
         self._bell = trio.Event()
 
     def _ring(self) -> None:
@@ -54,9 +57,14 @@ class MemoryPipe:
         return b"" if self._ended else None
 
     async def wait_readable(self) -> None:
+        stops = self._stops
         await trio.lowlevel.checkpoint()
-        while not self._chunks and not self._ended:
+        while not self._chunks and not self._ended and self._stops == stops:
             await self._bell.wait()
+
+    def stop_waiting(self) -> None:
+        self._stops += 1
+        self._ring()
 
     # The test's side.
 
@@ -82,6 +90,43 @@ class MemoryPipe:
 
     def answer(self, request_id: Any, **result: Any) -> None:
         self.give(line({"jsonrpc": "2.0", "id": request_id, "result": result}))
+
+
+class SystemPipe(MemoryPipe):
+    """The same over pipes of the operating system, as a child has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._read_by_server, stdin = os.pipe()
+        stdout, self._written_by_server = os.pipe()
+        self._fds = FdPipe(stdin, stdout)
+
+    def send_nowait(self, data: bytes | memoryview) -> int:
+        super().send_nowait(data)
+        return self._fds.send_nowait(data)
+
+    def receive_nowait(self) -> bytes | None:
+        return self._fds.receive_nowait()
+
+    async def wait_readable(self) -> None:
+        await self._fds.wait_readable()
+
+    def stop_waiting(self) -> None:
+        self._fds.stop_waiting()
+
+    def give(self, *chunks: bytes) -> None:
+        for chunk in chunks:
+            os.write(self._written_by_server, chunk)
+
+    def end(self) -> None:
+        os.close(self._written_by_server)
+        self._written_by_server = -1
+
+    def close(self) -> None:
+        self._fds.close()
+        os.close(self._read_by_server)
+        if self._written_by_server >= 0:
+            os.close(self._written_by_server)
 
 
 def line(message: Any) -> bytes:
@@ -152,8 +197,10 @@ async def rig(
     write_timeout: float = 10,
     observer: Any = None,
     settle: Any = trio.lowlevel.checkpoint,
+    pipe: MemoryPipe | None = None,
 ) -> AsyncIterator[Rig]:
-    pipe = MemoryPipe(room)
+    if pipe is None:
+        pipe = MemoryPipe(room)
     link = Link("s", on_lost=on_lost, write_timeout=write_timeout)
     dispatcher = Dispatcher(
         pipe, link, max_message=max_message, max_values=max_values, on_stream_exception=observer, settle=settle

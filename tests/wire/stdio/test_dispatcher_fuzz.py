@@ -10,7 +10,7 @@ from typing import Any
 
 import trio
 import trio.testing
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trio_mcp_pool._wire.stdio._lines import Line, Lines, Overlong
@@ -82,6 +82,7 @@ def test_answers_arrive_whatever_stands_between_and_however_they_are_cut(
     points=st.lists(st.integers(0, 10_000), max_size=12),
     limit=st.integers(1, 20),
 )
+@example(lines=[b"\t"], rest=b"", points=[], limit=1)
 @settings(max_examples=300)
 def test_lines_are_the_same_however_they_are_cut(
     lines: list[bytes], rest: bytes, points: list[int], limit: int

@@ -1,7 +1,8 @@
 """Requests to the server: their ids, their progress tokens, their timeouts, and what follows when nobody waits any more.
 
 A request is carried by the wire, in the caller's own task. Two task switches make a call: the caller parks, and whoever
-reads the answer wakes it. There is no memory channel and no task per request in between.
+reads the answer wakes it; or none, where the caller can read it itself. There is no memory channel and no task per request
+in between.
 
 Promises kept here (R11, R13, R15): a cancelled caller leaves at once, whatever the wire does; the server is told, unless it
 never heard of the request; an id is never given twice while an answer to it may still come.
@@ -36,8 +37,8 @@ class Request:
     """A request that waits for its answer."""
 
     __slots__ = (
-        "call", "context", "delivering", "id", "key", "message", "method", "on_progress", "options", "out", "outbound",
-        "progress", "progress_bytes", "scope", "task", "timeout", "withdraw", "withdrawn",
+        "answer", "call", "context", "delivering", "id", "key", "message", "method", "on_progress", "options", "out",
+        "outbound", "progress", "progress_bytes", "reader", "scope", "task", "timeout", "withdraw", "withdrawn",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +64,10 @@ class Request:
         """The caller's, while it is parked."""
         self.outbound: Outbound
         self.withdraw: Withdraw
+        self.reader: Reader | None = None
+        """What the caller reads, while it does."""
+        self.answer: outcome.Outcome[dict[str, Any]] | None = None
+        """What it has read, or why it need not read any longer."""
         self.withdrawn = False
         """Whether it was taken back before a byte of it had left, so that the server never hears of it."""
         self.out: Any = None
@@ -101,7 +106,7 @@ class Request:
         """Let its caller go (`Parked`)."""
         if self.task is not None:
             self.withdrawn = self.withdraw(self)
-            self.outbound.resolve(self.key, outcome.Error(connection_closed()))
+        self.outbound.resolve(self.key, outcome.Error(connection_closed()))
 
     def start_clock(self) -> None:
         """Its last byte has left: from now on the timeout counts."""
@@ -210,6 +215,19 @@ class Outbound:
             call.answer = result
         return result
 
+    async def read(self, request: Request, reader: Reader) -> outcome.Outcome[dict[str, Any]] | None:
+        """Read what arrives next in the caller's task. Its answer; `None` where something else has arrived, or nothing that
+        the reader lets others have. Not for a request that can be withdrawn. Checkpoints."""
+        request.outbound, request.reader = self, reader
+        if request.call is not None:
+            request.call.parked = request
+        try:
+            await reader.read_once()
+        finally:
+            request.reader = None
+            request.unpark()
+        return request.answer
+
     async def park(self, request: Request, withdraw: Withdraw) -> dict[str, Any]:
         """Wait until `resolve` gives the answer. `withdraw(request)`, synchronous with a cancellation, takes the request
         back and says whether not a byte of it had left."""
@@ -224,11 +242,17 @@ class Outbound:
     def resolve(self, key: RequestId, result: outcome.Outcome[Any]) -> bool:
         """Give a parked request its answer. `False` where nobody waits for it. Synchronous."""
         request = self.pending.get(key)
-        if request is None or request.task is None:
+        if request is None:
+            return False
+        if request.task is not None:
+            trio.lowlevel.reschedule(request.task, result)
+            request.unpark()
+        elif request.reader is not None:
+            request.answer = result
+            request.reader.stop_reading()
+        else:
             return False
         del self.pending[key]
-        trio.lowlevel.reschedule(request.task, result)
-        request.unpark()
         return True
 
     def close(self) -> None:
@@ -236,6 +260,18 @@ class Outbound:
         self.closed = True
         for key in list(self.pending):
             self.resolve(key, outcome.Error(connection_closed()))
+
+
+class Reader(Protocol):
+    """What a caller can read itself."""
+
+    async def read_once(self) -> None:
+        """Wait until something has arrived, and deliver it."""
+        ...
+
+    def stop_reading(self) -> None:
+        """Whoever is in `read_once` goes on."""
+        ...
 
 
 class Withdraw(Protocol):

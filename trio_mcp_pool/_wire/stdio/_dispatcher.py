@@ -1,8 +1,9 @@
 """A JSON-RPC dispatcher straight on a pair of byte pipes.
 
 It satisfies the SDK's `Dispatcher` protocol, which is what the SDK's session drives, and stands in for the SDK's
-`JSONRPCDispatcher`. Between the caller and the pipe there is nothing: the caller writes its request itself, parks, and the
-reading task wakes it with the answer. No memory channels, no task per message, two task switches per call.
+`JSONRPCDispatcher`. Between the caller and the pipe there is nothing: the caller writes its request itself, and reads the
+answer itself if nobody else waits for one, or parks, and whoever reads the answer wakes it. No memory channels, no task per
+message, at most two task switches per call.
 
 Two promises beyond the protocol's:
 
@@ -122,6 +123,10 @@ class Dispatcher:
             raise connection_closed() from None
         if request.out is None:
             request.start_clock()
+            if len(self._outbound.pending) == 1 and self.channel.can_lend:
+                answer = await self._outbound.read(request, self.channel)
+                if answer is not None:
+                    return answer.unwrap()
         return await self._outbound.park(request, self._withdraw)
 
     def _withdraw(self, request: Request) -> bool:

@@ -39,8 +39,14 @@ class Lines:
         self._tail = b""
 
     def is_line(self, chunk: bytes) -> bool:
-        """Whether a chunk is one whole line. The usual one is: then it may be used as it is, and `feed` not be called."""
-        return not self._part and self._head is None and 0 < chunk.find(b"\n") == len(chunk) - 1 <= self._limit
+        """Whether a chunk is one whole line, and not blank. The usual one is: then it may be used as it is, and `feed` not
+        be called."""
+        return (
+            not self._part
+            and self._head is None
+            and 0 < chunk.find(b"\n") == len(chunk) - 1 <= self._limit
+            and not chunk.isspace()
+        )
 
     def feed(self, chunk: bytes) -> Iterator[Line | Overlong]:
         """The lines that end in the next chunk, in order, without the blank ones. To be read to its end."""

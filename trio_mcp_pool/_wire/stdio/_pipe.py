@@ -28,7 +28,11 @@ class BytePipe(Protocol):
         ...
 
     async def wait_readable(self) -> None:
-        """Wait until `receive_nowait` may give something, or would raise. Checkpoints."""
+        """Wait until `receive_nowait` may give something, or would raise, or until `stop_waiting`. Checkpoints."""
+        ...
+
+    def stop_waiting(self) -> None:
+        """Whoever is in `wait_readable` goes on."""
         ...
 
 
@@ -68,7 +72,15 @@ class FdPipe:
     async def wait_readable(self) -> None:
         if self._stdout < 0:
             raise trio.ClosedResourceError
-        await trio.lowlevel.wait_readable(self._stdout)
+        try:
+            await trio.lowlevel.wait_readable(self._stdout)
+        except trio.ClosedResourceError:
+            if self._stdout < 0:
+                raise
+
+    def stop_waiting(self) -> None:
+        if self._stdout >= 0:
+            trio.lowlevel.notify_closing(self._stdout)
 
     def close_stdin(self) -> None:
         if self._stdin >= 0:
