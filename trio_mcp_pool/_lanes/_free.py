@@ -3,7 +3,8 @@
 The next to lend is, among those with the fewest leases, the one that was lent last, so that the surplus can idle out. There is
 one heap for each number of leases. A connection that leaves a heap from its middle stays there as a stale entry until it comes
 to the top, or until most entries are stale. Looking through all connections instead would make the price of every lease grow
-with their number.
+with their number. The one that was put in last is kept aside, because it is usually the next one, too: a session that is lent
+and given back, again and again, never meets a heap.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ _SLACK: Final = 32
 class FreeConnections:
     """An ordered set of connections with a free place. The caller says how many leases a connection has."""
 
-    __slots__ = ("_by_leases", "_fewest", "_size")
+    __slots__ = ("_aside", "_by_leases", "_fewest", "_size")
 
     def __init__(self) -> None:
+        self._aside: Connection | None = None
         self._by_leases: list[list[_Entry]] = [[]]
         self._fewest = 0  # no heap below this one holds anything
         self._size = 0
@@ -34,16 +36,23 @@ class FreeConnections:
 
     def put(self, connection: Connection, leases: int) -> None:
         """Put it in, or move it."""
-        heaps = self._by_leases
-        before = connection.free_leases
-        if before < 0:
-            self._size += 1
-        elif (heap := heaps[before]) and heap[0][1] is connection:
-            heappop(heap)
+        if self._aside is not connection:
+            before = connection.free_leases
+            if before < 0:
+                self._size += 1
+            elif (heap := self._by_leases[before]) and heap[0][1] is connection:
+                heappop(heap)
+            if self._aside is not None:
+                self._push(self._aside)
+            self._aside = connection
+        connection.free_leases = leases
+
+    def _push(self, connection: Connection) -> None:
+        """Into its heap."""
+        heaps, leases = self._by_leases, connection.free_leases
         if len(heaps) <= leases:
             heaps.extend([] for _ in range(len(heaps), leases + 1))
         heap = heaps[leases]
-        connection.free_leases = leases
         heappush(heap, (-connection.lent, connection))
         if leases < self._fewest:
             self._fewest = leases
@@ -53,26 +62,36 @@ class FreeConnections:
 
     def remove(self, connection: Connection) -> None:
         """Take it out, if it is in."""
-        if connection.free_leases < 0:
+        leases = connection.free_leases
+        if leases < 0:
             return
-        heap = self._by_leases[connection.free_leases]
-        if heap and heap[0][1] is connection:
+        if self._aside is connection:
+            self._aside = None
+        elif (heap := self._by_leases[leases]) and heap[0][1] is connection:
             heappop(heap)
         connection.free_leases = -1
         self._size -= 1
 
     def best(self) -> Connection | None:
         """The one lent last among those with the fewest leases; `None` if there is none."""
-        if not self._size:
-            return None
+        aside = self._aside
+        if self._size == (aside is not None):
+            return aside
+        first = self._first()
+        if aside is None:
+            return first
+        fewer = first.free_leases - aside.free_leases
+        return first if fewer < 0 or (not fewer and first.lent > aside.lent) else aside
+
+    def _first(self) -> Connection:
+        """The best one of the heaps, which are not empty."""
         heaps = self._by_leases
         while True:
             heap = heaps[self._fewest]
             while heap:
-                lent, connection = heap[0]
-                # `_is_valid`, without a call: this is looked at for every lease.
-                if connection.free_leases == self._fewest and connection.free_in is self and connection.lent == -lent:
-                    return connection
+                entry = heap[0]
+                if self._is_valid(entry, self._fewest):
+                    return entry[1]
                 heappop(heap)
             self._fewest += 1
 

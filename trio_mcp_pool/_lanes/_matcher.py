@@ -126,12 +126,11 @@ class Matcher:
         assert isinstance(free, FreeConnections)
         leases.add(lease)
         held += 1
-        if held >= self.max_in_flight:
-            free.remove(connection)
-        self.lent += 1
-        connection.lent = self.lent
+        self.lent = connection.lent = self.lent + 1
         if held < self.max_in_flight:
             free.put(connection, held)
+        else:
+            free.remove(connection)
         self.leases += 1
         counts = self.counts
         counts.acquires += 1

@@ -186,6 +186,8 @@ class ToolCaller:
 
 def request_data(name: str, arguments: dict[str, Any] | None) -> dict[str, Any]:
     """The request for a call, as the SDK makes it. Raises what the SDK raises for arguments that cannot be sent."""
+    if arguments is None and type(name) is str:
+        return {"method": _METHOD, "params": {"name": name}}
     if type(name) is str and type(arguments) is dict:
         for key, value in arguments.items():
             if type(key) is not str or type(value) not in _AS_THEY_ARE:
