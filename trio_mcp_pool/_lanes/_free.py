@@ -19,6 +19,11 @@ _Entry: TypeAlias = tuple[int, Connection]
 _SLACK: Final = 32
 
 
+def _place(connection: Connection) -> tuple[int, int, Connection]:
+    """The smaller, the sooner it is lent."""
+    return connection.free_leases, -connection.lent, connection
+
+
 @final
 class FreeConnections:
     """An ordered set of connections with a free place. The caller says how many leases a connection has."""
@@ -80,8 +85,7 @@ class FreeConnections:
         first = self._first()
         if aside is None:
             return first
-        fewer = first.free_leases - aside.free_leases
-        return first if fewer < 0 or (not fewer and first.lent > aside.lent) else aside
+        return min(first, aside, key=_place)
 
     def _first(self) -> Connection:
         """The best one of the heaps, which are not empty."""
