@@ -35,6 +35,7 @@ TESTS = (
     "tests/test_telemetry.py",
     "tests/real/test_dial_errors.py",
     "tests/real/test_http_answers.py",
+    "tests/real/test_http_beside.py",
     "tests/real/test_http_calls.py",
     "tests/real/test_http_rounds.py",
     "tests/real/test_stdio_leaving.py",

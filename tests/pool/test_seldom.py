@@ -1,0 +1,217 @@
+"""What seldom happens to sessions, and must come out right all the same."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from trio_mcp_pool import Backoff, ConnectError, PoolPolicy, SessionClosed, SessionLostError, SessionOpened, open_pool
+from trio_mcp_pool.testing import ScriptedServer, error, ok
+
+from .books import Ledger, check_books, settle, text, watched_pool
+
+
+async def pause(seconds: float) -> str:
+    await trio.sleep(seconds)
+    return "done"
+
+
+def server_that_pauses() -> ScriptedServer:
+    return ScriptedServer({"pause": pause, "echo": lambda text: text})
+
+
+# Leases.
+
+
+async def test_R10_a_session_is_in_use_until_its_last_lease_ends_also_where_nobody_observes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pool({"s": ScriptedServer()}) as pool:
+        first, second = await pool.acquire("s"), await pool.acquire("s")
+        assert first.client is second.client
+        first.release()
+        stats = check_books(pool)
+        assert (stats.sessions_in_use, stats.sessions_idle, stats.leases_in_flight) == (1, 0, 1)
+        second.release()
+        stats = check_books(pool)
+        assert (stats.sessions_in_use, stats.sessions_idle, stats.leases_in_flight) == (0, 1, 0)
+
+
+async def test_R8_the_loss_of_a_scopes_session_is_told_to_who_does_not_want_to_wait_either(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = ScriptedServer()
+    async with watched_pool({"s": server}) as pool, pool.open_scope() as scope:
+        await scope.list_tools("s")
+        server.kill()
+        await trio.sleep(1)
+        with pytest.raises(SessionLostError):
+            scope.acquire_nowait("s")
+        assert text(await scope.call_tool("s", "echo", {"text": "x"})) == "x"
+
+
+# Timers.
+
+
+async def test_R7_a_session_that_becomes_surplus_while_it_is_idle_ends_at_its_own_time(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ledger = Ledger()
+    policy = PoolPolicy(min_sessions=1, max_sessions=2, max_in_flight=1, idle_timeout=10)
+    server = ScriptedServer()
+    async with watched_pool({"s": server}, policy=policy, ledger=ledger) as pool:
+        await pool.wait_ready("s")
+        first = await pool.acquire("s")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pool.call_tool, "s", "echo", {"text": "x"})
+            await trio.testing.wait_all_tasks_blocked()
+            first.release()  # which serves the waiter, while another session is being dialled
+        while pool.statistics().sessions_idle < 2:
+            await trio.sleep(0)
+        since = trio.current_time()
+        await trio.sleep(3)
+        async with pool.session("s"):
+            newer = [e.connection for e in ledger.events if isinstance(e, SessionOpened)]
+        await trio.sleep_until(since + 10.5)
+        closed = [e for e in ledger.events if isinstance(e, SessionClosed)]
+        assert [(e.reason, e.at) for e in closed] == [("idle", since + 10)]
+        assert len(newer) == 2
+        await trio.sleep(100)
+        assert pool.statistics().size == 1
+
+
+async def test_R11_a_session_that_was_probed_at_once_is_not_the_next_time(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server, ledger = server_that_pauses(), Ledger()
+    policy = PoolPolicy(probe_timeout=10, write_timeout=1000, max_sessions=1)
+    async with watched_pool({"s": server}, policy=policy, ledger=ledger) as pool:
+
+        async def impatient() -> None:
+            with trio.move_on_after(1) as scope:
+                await pool.call_tool("s", "pause", {"seconds": 1000})
+            assert scope.cancelled_caught
+
+        await pool.list_tools("s")
+        await impatient()
+        await pool.call_tool("s", "echo", {"text": "x"})  # lent as the last resort, probed at once, and heard
+        server.stop()
+        await impatient()
+        since = trio.current_time()
+        await trio.sleep(100)
+        # Ten seconds of silence, then ten for the answer.
+        assert [e.at for e in ledger.events if isinstance(e, SessionClosed)] == [since + 20]
+
+
+async def test_R11_who_waits_for_an_unfit_session_gets_it_when_a_probe_is_answered(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = server_that_pauses()
+    policy = PoolPolicy(probe_timeout=10, write_timeout=1000, max_sessions=1)
+    answered: list[float] = []
+    async with watched_pool({"s": server}, policy=policy) as pool, trio.open_nursery() as nursery:
+        await pool.list_tools("s")
+        nursery.start_soon(pool.call_tool, "s", "pause", {"seconds": 1000})
+        await settle()
+        server.stop()
+        with trio.move_on_after(1):
+            await pool.call_tool("s", "pause", {"seconds": 1000})
+
+        async def waiter() -> None:
+            await pool.call_tool("s", "echo", {"text": "x"})
+            answered.append(trio.current_time())
+
+        await trio.sleep_until(25)  # probed from 11 to 21: unfit, while the first call runs
+        nursery.start_soon(waiter)
+        await trio.sleep_until(30)
+        assert (answered, pool.statistics().tasks_waiting_acquire) == ([], 1)
+        server.resume()
+        await trio.sleep_until(60)
+        assert len(answered) == 1
+        assert answered[0] <= 31
+        nursery.cancel_scope.cancel()
+
+
+# Outages.
+
+
+async def test_R5_a_session_that_lived_for_the_longest_backoff_has_proved_its_server_when_it_dies(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = ScriptedServer(gates={"spawn": [ok, error(OSError), error(OSError)]})
+    policy = PoolPolicy(backoff=Backoff(first=1, factor=2, cap=10, jitter=0), max_sessions=1)
+    async with watched_pool({"s": server}, policy=policy) as pool:
+        (await pool.acquire("s")).release()  # it answers nothing
+        await trio.sleep(1)
+        with pytest.raises(ConnectError):
+            await pool.acquire("s", scope="other")
+        await trio.sleep(19)
+        server.kill(1)
+        await settle()
+        with pytest.raises(ConnectError) as caught:
+            await pool.acquire("s")
+        assert caught.value.attempt == 1
+
+
+async def test_R5_but_not_while_the_server_is_in_backoff(autojump_clock: trio.testing.MockClock) -> None:
+    server = ScriptedServer(gates={"spawn": [ok, error(OSError)]})
+    policy = PoolPolicy(backoff=Backoff(first=5, cap=5, jitter=0), max_sessions=1)
+    async with watched_pool({"s": server}, policy=policy) as pool:
+        (await pool.acquire("s")).release()
+        await trio.sleep(18)
+        with pytest.raises(ConnectError):
+            await pool.acquire("s", scope="other")
+        server.kill(1)
+        await settle()
+        assert pool.statistics().servers["s"].state == "backoff"
+
+
+# Changes.
+
+
+async def test_R9_a_new_server_of_a_name_gets_its_least_sessions_when_the_old_one_has_made_room(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    old, new = ScriptedServer(), ScriptedServer()
+    policy = PoolPolicy(min_sessions=1, max_sessions=1)
+    async with watched_pool({"s": old}, policy=policy, limits=False) as pool, trio.open_nursery() as nursery:
+        held = await pool.acquire("s")
+        nursery.start_soon(pool.remove_server, "s")
+        await settle()
+        pool.add_server("s", new)
+        await settle()
+        assert new.connections == []
+        held.release()
+        await settle()
+        assert [each.state for each in new.connections] == ["open"]
+
+
+async def test_R10_a_server_that_was_removed_is_allowed_no_more_than_it_still_has(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pool({"s": ScriptedServer()}, policy=PoolPolicy(max_sessions=8)) as pool:
+        async with trio.open_nursery() as nursery:
+            held = await pool.acquire("s")
+            nursery.start_soon(pool.remove_server, "s")
+            await settle()
+            assert pool.statistics().max_sessions == 1
+            held.release()
+        assert pool.statistics().max_sessions == 0
+
+
+async def test_R9_a_server_that_was_never_used_is_drained_twice_in_a_row(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ledger = Ledger()
+    policy = PoolPolicy(min_sessions=1, max_sessions=1)
+    server = ScriptedServer()
+    async with watched_pool({"s": server}, policy=policy, ledger=ledger) as pool:
+        await pool.wait_ready("s")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pool.drain, "s")
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(pool.drain, "s")
+        await settle()
+        stats = check_books(pool)
+        assert (stats.size, stats.closed_drained) == (1, stats.connects - 1)

@@ -1,0 +1,73 @@
+"""Where neither an answer nor a probe tells whether the server still knows a session, a handshake beside it decides (R11)."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+import trio
+
+from tests.pool.books import Ledger, check_books, text, watched_pool
+from tests.servers import raw_http as raw
+from tests.servers.raw_http import RawServer, raw_server
+from trio_mcp_pool import Backoff, DialFailed, HttpServer, HttpStatusError, Pool, PoolPolicy, SessionClosed
+
+BOUND = 20
+POLICY = PoolPolicy(backoff=Backoff(first=0.01, cap=0.01, jitter=0), max_sessions=1)
+
+
+async def confuse(server: RawServer, pool: Pool, status: int) -> None:
+    """A call and a probe that get the same odd status."""
+    server.plans |= {"good": raw.status(status), "ping": raw.status(status)}
+    with pytest.raises(HttpStatusError):
+        await pool.call_tool("s", "good")
+
+
+async def until_calls_work(server: RawServer, pool: Pool) -> None:
+    for name in ("good", "ping", "initialize"):
+        server.plans.pop(name, None)
+    with trio.fail_after(BOUND):
+        while True:
+            with suppress(HttpStatusError):
+                assert text(await pool.call_tool("s", "good")) == "ok"
+                return
+            await trio.sleep(0.01)
+
+
+async def test_R11_where_the_handshake_works_the_session_is_replaced() -> None:
+    ledger = Ledger()
+    async with (
+        raw_server() as server,
+        watched_pool({"s": HttpServer(server.url, mode="legacy")}, policy=POLICY, ledger=ledger) as pool,
+    ):
+        assert text(await pool.call_tool("s", "good")) == "ok"
+        await confuse(server, pool, 400)
+        with trio.fail_after(BOUND):
+            while not ledger.count(SessionClosed):
+                await trio.sleep(0.01)
+        await until_calls_work(server, pool)
+        closed = [e for e in ledger.events if isinstance(e, SessionClosed)]
+        assert [(e.connection, e.reason) for e in closed] == [(1, "broken")]
+        assert server.seen.count("initialize") == 2
+
+
+async def test_R11_where_it_fails_the_session_stays_and_is_like_any_other() -> None:
+    ledger = Ledger()
+    async with (
+        raw_server() as server,
+        watched_pool({"s": HttpServer(server.url, mode="legacy")}, policy=POLICY, ledger=ledger) as pool,
+    ):
+        assert text(await pool.call_tool("s", "good")) == "ok"
+        server.plans["initialize"] = raw.status(500)
+        await confuse(server, pool, 400)
+        with trio.fail_after(BOUND):
+            while not ledger.count(DialFailed):
+                await trio.sleep(0.01)
+        await until_calls_work(server, pool)
+        stats = check_books(pool)
+        assert (stats.size, stats.closed_broken, stats.connects_failed) == (1, 0, stats.connects - 1)
+        with trio.fail_after(BOUND):
+            await pool.drain("s")
+        closed = [e for e in ledger.events if isinstance(e, SessionClosed) and e.reason != "failed"]
+        assert [(e.connection, e.reason) for e in closed] == [(1, "drained")]
+        assert text(await pool.call_tool("s", "good")) == "ok"
