@@ -308,6 +308,20 @@ async def test_R9_after_a_successors_failed_dial_the_old_session_goes_as_soon_as
         assert server.peak_open == 2
 
 
+async def test_R9_a_drain_in_the_backoff_of_a_successor_dials_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    server = server_of(handshake=[ok, error(OSError), ok])
+    policy = PoolPolicy(drain_timeout=1000, backoff=Backoff(first=50, jitter=0))
+    async with watched_pool({"s": server}, policy=policy) as pool, trio.open_nursery() as nursery:
+        async with pool.session("s") as held:
+            await held.call_tool("which", {})
+            nursery.start_soon(pool.drain, "s")  # its successor fails
+            await trio.sleep(7)
+            nursery.start_soon(pool.drain, "s")
+            await settle()
+            assert [life[0] for life in lives(server)] == [0, None, 7]
+            assert await served_by(pool) == "3"
+
+
 async def test_R9_a_drain_returns_when_the_old_sessions_have_gone_successor_or_not(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

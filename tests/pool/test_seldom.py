@@ -96,6 +96,7 @@ async def test_R11_a_session_that_was_probed_at_once_is_not_the_next_time(
         await pool.list_tools("s")
         await impatient()
         await pool.call_tool("s", "echo", {"text": "x"})  # lent as the last resort, probed at once, and heard
+        await trio.sleep(1)
         server.stop()
         await impatient()
         since = trio.current_time()

@@ -71,3 +71,21 @@ async def test_R11_where_it_fails_the_session_stays_and_is_like_any_other() -> N
         closed = [e for e in ledger.events if isinstance(e, SessionClosed) and e.reason != "failed"]
         assert [(e.connection, e.reason) for e in closed] == [(1, "drained")]
         assert text(await pool.call_tool("s", "good")) == "ok"
+
+
+async def test_R11_another_doubt_within_the_backoff_has_its_handshake_when_that_is_over() -> None:
+    ledger = Ledger()
+    policy = PoolPolicy(backoff=Backoff(first=0.5, cap=0.5, jitter=0), max_sessions=1)
+    async with (
+        raw_server() as server,
+        watched_pool({"s": HttpServer(server.url, mode="legacy")}, policy=policy, ledger=ledger) as pool,
+    ):
+        assert text(await pool.call_tool("s", "good")) == "ok"
+        server.plans["initialize"] = raw.status(500)
+        for failures in (1, 2):
+            await confuse(server, pool, 400)
+            with trio.fail_after(BOUND):
+                while ledger.count(DialFailed) < failures:
+                    await trio.sleep(0.01)
+        await until_calls_work(server, pool)
+        assert check_books(pool).closed_broken == 0

@@ -28,13 +28,20 @@ def replace(lane: LaneState, connection: Connection, reason: CloseReason, by: fl
         connection.drain_reason = reason if by < math.inf else connection.drain_reason
     elif missed and lane.policy.max_overlap and not lane.stateful and lane.refusal is None:
         connection.drain_by, connection.drain_reason = by, reason
-        lane.replacement.add(connection)
-        lane.matcher.place(connection)
+        outdate(lane, connection)
     else:
         retire(lane, connection, reason, by)
         return
     if connection.owner is not None:
         connection.owner.wake_at(by)
+
+
+def outdate(lane: LaneState, connection: Connection) -> None:
+    """From now on a successor of it is wanted: at once, or when the backoff of successors that failed is over."""
+    lane.replacement.add(connection)
+    lane.matcher.place(connection)
+    if connection.owner is not None:
+        connection.owner.wake_at(lane.next_check_at(connection))
 
 
 def would_be_missed(lane: LaneState, connection: Connection) -> bool:

@@ -156,7 +156,7 @@ class Lane(LaneState):
         connection.retire_at = now + lifetime * (1 - _LIFETIME_JITTER * random.random())
         took = now - connection.dial_started_at
         self.shared.counts.connect_seconds += took
-        self.replacement.succeeded()
+        self.replacement.forget_failures()
         predecessor = matching.next_to_end(self)
         if self.host.observed:
             link, client = connection.link, connection.client
@@ -291,8 +291,7 @@ class Lane(LaneState):
         """The wire cannot tell whether the server still knows the session: a handshake beside it decides (R11)."""
         if connection.state is _READY and not connection.outdated and self.policy.max_overlap:
             connection.drain_reason = "broken"
-            self.replacement.add(connection)
-            self.matcher.place(connection)
+            ending.outdate(self, connection)
             self.host.rematch(self)
 
     @step
@@ -394,6 +393,7 @@ class Lane(LaneState):
         `changed`: the server is another one now, so dials that are under way are of no use.
         """
         by = trio.current_time() + timeout
+        self.replacement.forget_failures()
         old = [connection for connection in self.connections if connection not in self.queued]
         for connection in old:
             if connection.state is _DIALING:

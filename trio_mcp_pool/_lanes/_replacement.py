@@ -75,7 +75,7 @@ class Replacement:
         self.failures += 1
         self.retry_at = trio.current_time() + backoff.delay(self.failures, random.random())
 
-    def succeeded(self) -> None:
-        """A successor is ready."""
+    def forget_failures(self) -> None:
+        """A successor is ready, or is to be dialled at once, whatever was."""
         self.failures = 0
         self.retry_at = -math.inf
