@@ -80,6 +80,49 @@ async def test_R10b_the_least_recently_used_idle_session_makes_room(
         assert check_books(pool).size == 3
 
 
+async def test_R10b_a_place_that_the_first_in_the_queue_no_longer_needs_goes_to_the_next(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    servers = {name: ScriptedServer() for name in "ab"}
+    policy = PoolPolicy(idle_timeout=math.inf, max_sessions=2, max_in_flight=1)
+    async with limited(servers, 1, policy=policy) as pool, trio.open_nursery() as nursery:
+        held = await pool.acquire("a")
+        first = trio.CancelScope()
+
+        async def use_a() -> None:
+            with first:
+                await use(pool, "a")
+
+        nursery.start_soon(use_a)
+        await settle()
+        nursery.start_soon(use, pool, "b")
+        await settle()
+        first.cancel()
+        await settle()
+        held.release()
+        await settle()
+        assert len(servers["b"].calls) == 1
+
+
+async def test_R10b_dials_that_were_withdrawn_before_they_began_had_no_place(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    servers = {name: ScriptedServer(gates={"spawn": slow(1)}) for name in "ab"}
+    servers["bad"] = ScriptedServer(gates={"spawn": error(OSError)})
+    async with limited(servers, 1) as pool, trio.open_nursery() as nursery:
+
+        async def fail(key: int) -> None:
+            with pytest.raises(ConnectError):
+                await use(pool, "bad", key)
+
+        for key in range(4):
+            nursery.start_soon(fail, key)
+        await settle()
+        for name in "ab":
+            nursery.start_soon(use, pool, name)
+    assert [len(servers[name].calls) for name in "ab"] == [1, 1]
+
+
 async def test_R10b_it_holds_over_all_scopes_of_a_server(autojump_clock: trio.testing.MockClock) -> None:
     servers = {"s": ScriptedServer()}
     async with limited(servers, 2) as pool:

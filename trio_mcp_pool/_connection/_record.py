@@ -247,11 +247,6 @@ class Connection:
         state = self.state
         return state is _READY or state is _DRAINING or self.configuring
 
-    @property
-    def started(self) -> bool:
-        """Whether the owner runs."""
-        return self.owner is not None
-
     async def wait_ending(self) -> None:
         """Wait until the session is lost or is being closed. Checkpoints."""
         if self.state is not _READY:

@@ -102,7 +102,6 @@ class Admission:
     def gone(self, connection: Connection) -> None:
         """Nothing of a connection that had been started is left."""
         self._making_room.discard(connection)
-        self._idle.pop(connection, None)
         self.used -= 1
         self.used_by_scopes -= self._pool.lane_of(connection).stateful
         self.dirty = True

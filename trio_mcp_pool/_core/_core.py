@@ -214,7 +214,7 @@ class Core:
             self.hub.moved(connection)
         if connection.state not in GONE:
             return
-        if connection.started:
+        if connection.owner is not None:  # it was not withdrawn while it was queued
             self.admission.gone(connection)
         self.ends.gone(connection)
         self.servers.connection_gone(connection, self.lane_of(connection))

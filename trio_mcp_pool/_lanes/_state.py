@@ -180,7 +180,6 @@ class LaneState(Listener, Matchable, LeaseHolder):
             self.ready -= 1
             connection.outdated = False
             self.replacement.outdated.pop(connection, None)
-            self.host.idle_changed(connection)
         elif connection.state is State.DIALING:
             self.dialing -= 1
             self.queued.pop(connection, None)
