@@ -189,6 +189,20 @@ async def test_reconfigure_touches_only_what_differs(autojump_clock: trio.testin
         assert [s.open_connections for s in (same, old, gone, new)] == [1, 0, 0, 1]
 
 
+async def test_R9_a_dial_that_waits_for_its_turn_is_one_of_the_server_as_it_is_then(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    slow_one = ScriptedServer(gates={"spawn": slow(5)})
+    before, after = ScriptedServer(), ScriptedServer()
+    async with watched_pool({"slow": slow_one, "s": before}, max_connecting=1) as pool, trio.open_nursery() as nursery:
+        nursery.start_soon(pool.wait_ready, "slow")
+        await settle()
+        nursery.start_soon(pool.call_tool, "s", "echo", {"text": "x"})
+        await settle()
+        await pool.reconfigure({"slow": slow_one, "s": after})
+    assert (before.connections, [call.tool for call in after.calls]) == ([], ["echo"])
+
+
 async def test_reconfigure_goes_by_equality_and_not_by_identity() -> None:
     server = StdioServer("no-such-command", ["a"], env={"A": "b"})
     assert replace(server) == server

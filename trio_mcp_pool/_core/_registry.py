@@ -116,15 +116,9 @@ class Entry:
 
     def change(self, server: Server) -> None:
         """From now on dial by another description, in all lanes."""
-        only_policy = self.server._same_but_policy(server)
         self.server = server
         for lane in self.lanes:
-            policy = self.policy_for(server, lane.key, lane.stateful)
-            if only_policy:
-                lane.server = server
-                lane.change_policy(policy)
-            else:
-                lane.change(server, policy)
+            lane.change(server, self.policy_for(server, lane.key, lane.stateful))
 
 
 @final

@@ -359,15 +359,9 @@ class Lane(LaneState):
     @step
     def change(self, server: Server, policy: PoolPolicy) -> None:
         """From now on dial another server, by another policy. What stands of the old one is for `replace_all` to end."""
-        self.server = server
+        before, self.server, self.policy = self.policy, server, policy
         for connection in self.queued:
             connection.server = server
-        self.change_policy(policy)
-
-    @step
-    def change_policy(self, policy: PoolPolicy) -> None:
-        """From now on keep the sessions by another policy."""
-        before, self.policy = self.policy, policy
         if self.key in self.shared.lanes:
             self.shared.counts.min_sessions += policy.min_sessions - before.min_sessions
         self.matcher.change(policy, self.connections)
