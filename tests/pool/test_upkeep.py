@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import random
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,9 +22,11 @@ from trio_mcp_pool import (
     DialStarted,
     Event,
     InProcessServer,
+    LeaseStarted,
     Pool,
     PoolPolicy,
     Session,
+    SessionDied,
     SessionLostError,
     SessionOpened,
     open_pool,
@@ -379,6 +382,42 @@ async def test_R10_sessions_that_have_gone_do_not_hide_a_surplus(autojump_clock:
         await pool.reconfigure({"s": replace(server, policy=PoolPolicy(max_sessions=1))})
         await settle()
         assert pool.statistics().size == 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_R4_the_next_session_is_always_the_least_used_and_among_equals_the_one_lent_last(
+    seed: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    chance = random.Random(seed)
+    ledger, server = Ledger(), ScriptedServer()
+    policy = PoolPolicy(min_sessions=5, max_sessions=5, max_in_flight=3)
+    async with watched_pool({"s": server}, policy=policy, ledger=ledger) as pool:
+        while pool.statistics().sessions_idle < 5:
+            await trio.sleep(1)
+        living = [e.connection for e in ledger.events if isinstance(e, SessionOpened)]
+        held: list[tuple[int, Session]] = []
+        lent: list[int] = []
+        for step in range(150):
+            leases = [number for number, _ in held]
+            if held and chance.random() < 0.5:
+                held.pop(chance.randrange(len(held)))[1].release()
+            elif len(held) < 3 * len(living):
+                session = pool.acquire_nowait("s")
+                number = [e.connection for e in ledger.events if isinstance(e, LeaseStarted)][-1]
+                last = {each: when for when, each in enumerate(lent)}
+                free = [each for each in living if leases.count(each) < 3]
+                assert number == min(free, key=lambda each: (leases.count(each), -last.get(each, -1), each)), step
+                held.append((number, session))
+                lent.append(number)
+            if step == 75:
+                server.kill(chance.randint(1, 5))
+                await settle()
+                (victim,) = [e.connection for e in ledger.events if isinstance(e, SessionDied)]
+                living.remove(victim)
+                living += [e.connection for e in ledger.events if isinstance(e, SessionOpened)][5:]
+                held = [(number, session) for number, session in held if number != victim]
+        for _, session in held:
+            session.release()
 
 
 async def test_R4_sessions_that_are_lent_and_given_back_in_turn_a_hundred_times_can_still_be_lent(
