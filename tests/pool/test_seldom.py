@@ -6,7 +6,17 @@ import pytest
 import trio
 import trio.testing
 
-from trio_mcp_pool import Backoff, ConnectError, PoolPolicy, SessionClosed, SessionLostError, SessionOpened, open_pool
+from trio_mcp_pool import (
+    Backoff,
+    ConnectError,
+    OutcomeUnknownError,
+    PoolPolicy,
+    SessionClosed,
+    SessionDied,
+    SessionLostError,
+    SessionOpened,
+    open_pool,
+)
 from trio_mcp_pool.testing import ScriptedServer, error, ok
 
 from .books import Ledger, check_books, settle, text, watched_pool
@@ -169,6 +179,28 @@ async def test_R5_but_not_while_the_server_is_in_backoff(autojump_clock: trio.te
 
 
 # Changes.
+
+
+async def test_R11_a_session_that_dies_while_it_is_being_drained_is_lost_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server, ledger = server_that_pauses(), Ledger()
+    policy = PoolPolicy(drain_timeout=100, max_overlap=0)
+    async with watched_pool({"s": server}, policy=policy, ledger=ledger) as pool, trio.open_nursery() as nursery:
+        await pool.list_tools("s")
+
+        async def caller() -> None:
+            with pytest.raises(OutcomeUnknownError):
+                await pool.call_tool("s", "pause", {"seconds": 1000})
+
+        nursery.start_soon(caller)
+        await settle()
+        nursery.start_soon(pool.drain, "s")
+        await trio.sleep(5)
+        server.kill()
+        await settle()
+        assert ledger.story(SessionDied, SessionClosed) == [(5, "SessionDied", 1), (5, "SessionClosed", 1, "broken")]
+        assert check_books(pool).sessions_lost == 1
 
 
 async def test_R9_a_new_server_of_a_name_gets_its_least_sessions_when_the_old_one_has_made_room(
