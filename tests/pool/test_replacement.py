@@ -308,6 +308,18 @@ async def test_R9_after_a_successors_failed_dial_the_old_session_goes_as_soon_as
         assert server.peak_open == 2
 
 
+async def test_R9_a_successors_failures_are_counted_by_themselves(autojump_clock: trio.testing.MockClock) -> None:
+    server = server_of(handshake=[ok, error(OSError), error(OSError), ok])
+    policy = PoolPolicy(max_lifetime=100, idle_timeout=math.inf, backoff=Backoff(first=10, factor=2, jitter=0))
+    ledger = Ledger()
+    async with watched_pool({"s": server}, policy=policy, ledger=ledger) as pool:
+        async with pool.session("s") as held:
+            await held.call_tool("which", {})
+            await trio.sleep(150)
+        failures = [e.error for e in ledger.events if isinstance(e, DialFailed)]
+        assert [(each.attempt, each.retry_after) for each in failures] == [(1, 10), (2, 20)]
+
+
 async def test_R9_a_drain_in_the_backoff_of_a_successor_dials_at_once(autojump_clock: trio.testing.MockClock) -> None:
     server = server_of(handshake=[ok, error(OSError), ok])
     policy = PoolPolicy(drain_timeout=1000, backoff=Backoff(first=50, jitter=0))

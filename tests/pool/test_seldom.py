@@ -7,17 +7,19 @@ import trio
 import trio.testing
 
 from trio_mcp_pool import (
+    AcquireFailed,
     Backoff,
     ConnectError,
     OutcomeUnknownError,
     PoolPolicy,
+    ServerUnavailableError,
     SessionClosed,
     SessionDied,
     SessionLostError,
     SessionOpened,
     open_pool,
 )
-from trio_mcp_pool.testing import ScriptedServer, error, ok
+from trio_mcp_pool.testing import ScriptedServer, error, ok, slow
 
 from .books import Ledger, check_books, settle, text, watched_pool
 
@@ -176,6 +178,34 @@ async def test_R5_but_not_while_the_server_is_in_backoff(autojump_clock: trio.te
         server.kill(1)
         await settle()
         assert pool.statistics().servers["s"].state == "backoff"
+
+
+async def test_R5_a_session_that_dies_unproved_fails_those_who_wait_for_a_dial_of_its_server(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server, slow_one, ledger = ScriptedServer(), ScriptedServer(gates={"spawn": slow(50)}), Ledger()
+    told: list[float] = []
+    async with (
+        watched_pool({"s": server, "slow": slow_one}, max_connecting=1, ledger=ledger) as pool,
+        trio.open_nursery() as nursery,
+    ):
+        (await pool.acquire("s")).release()  # it answers nothing
+        nursery.start_soon(pool.wait_ready, "slow")
+        await settle()
+
+        async def caller() -> None:
+            with pytest.raises(ServerUnavailableError):
+                await pool.acquire("s", scope="other")
+            told.append(trio.current_time())
+
+        nursery.start_soon(caller)
+        await trio.sleep(0.5)
+        server.kill()
+        await settle()
+        assert told == [0.5]
+        failed = [e for e in ledger.events if isinstance(e, AcquireFailed)]
+        assert [(e.reason, e.waited, e.queued) for e in failed] == [("rejected", 0.5, True)]
+        nursery.cancel_scope.cancel()
 
 
 # Changes.

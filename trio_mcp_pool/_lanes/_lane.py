@@ -415,7 +415,6 @@ class Lane(LaneState):
             if connection.state is _DIALING:
                 ending.close(self, connection, reason)
             elif connection.state in (_READY, _DRAINING):
-                connection.drain_reason = reason
                 ending.retire(self, connection, reason, by)
         self.host.rematch(self)
         return old
