@@ -194,7 +194,6 @@ class Admission:
             connection = next(iter(self._idle), None) or self._least_used(self._pool.lane_of(head))
             if connection is None:
                 break
-            self._idle.pop(connection, None)
             self._making_room.add(connection)
             self._pool.lane_of(connection).make_room(connection)
         if not self._making_room and self.used_by_scopes >= (self.total or 0):

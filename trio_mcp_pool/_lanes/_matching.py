@@ -67,7 +67,7 @@ def hand_over(lane: LaneState, waiter: Waiter, connection: Connection) -> None:
 
 
 def plan_dials(lane: LaneState) -> bool:
-    """Start the dials that are wanted and allowed. Returns whether more are wanted than can be had now."""
+    """Start the dials that are wanted and allowed. Returns whether the server's backoff forbids some."""
     policy, health = lane.policy, lane.shared.health
     if health.in_backoff and lane.queued and policy.when_unavailable == "fail":
         withdraw_dials(lane, health.unavailable())
@@ -80,7 +80,7 @@ def plan_dials(lane: LaneState) -> bool:
     successors = lane.replacement.successors_wanted() - lane.dialing
     wanted = max(demand, kept, successors)
     if wanted <= 0:
-        return bool(lane.replacement.outdated)
+        return False
     if health.in_backoff:
         lane.host.wake_at(lane.shared, health.retry_at)
         return True
@@ -89,7 +89,7 @@ def plan_dials(lane: LaneState) -> bool:
         end_idle_outdated(lane)
     for number in range(min(wanted, room)):
         dial(lane, "demand" if number < demand else "min_sessions" if number < kept else "replacement")
-    return wanted > room
+    return False
 
 
 def next_to_end(lane: LaneState) -> Connection | None:
