@@ -16,7 +16,6 @@ from trio_mcp_pool import (
     SessionClosed,
     SessionDied,
     SessionLostError,
-    SessionOpened,
     open_pool,
 )
 from trio_mcp_pool.testing import ScriptedServer, error, ok, slow
