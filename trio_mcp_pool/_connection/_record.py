@@ -88,6 +88,16 @@ class OwnerControl(Protocol):
         """The wire says that the dial has failed with `why` and that only cleaning up remains."""
 
 
+class FreeSet(Protocol):
+    """A set of connections that can be lent (`_lanes/_free.py`)."""
+
+    def put(self, connection: Connection, leases: int, /) -> None:
+        """Put it in, or move it."""
+
+    def remove(self, connection: Connection, /) -> None:
+        """Take it out, if it is in."""
+
+
 @final
 class Connection:
     """What is known of one connection."""
@@ -218,7 +228,7 @@ class Connection:
 
         self.counted: Phase | None = None
         """How it is counted in the numbers of its server; kept by the lane."""
-        self.free_in: object = None
+        self.free_in: FreeSet | None = None
         """The set of free sessions that it belongs to, if any; kept by the matcher."""
         self.free_leases: int = -1
         """Under how many leases it stands in that set; -1: it is full. Kept by the set."""

@@ -87,7 +87,7 @@ class Matcher:
 
     def remove(self, connection: Connection) -> None:
         """Lend this connection no more: call it before the connection's state changes."""
-        if isinstance(connection.free_in, FreeConnections):
+        if connection.free_in is not None:
             connection.free_in.remove(connection)
             connection.free_in = None
 
@@ -123,7 +123,7 @@ class Matcher:
         leases = connection.leases
         held = len(leases)
         free = connection.free_in
-        assert isinstance(free, FreeConnections)
+        assert free is not None
         leases.add(lease)
         held += 1
         self.lent = connection.lent = self.lent + 1
@@ -148,7 +148,6 @@ class Matcher:
         held = len(leases)
         free = connection.free_in
         if free is not None and held <= self.max_in_flight:
-            assert isinstance(free, FreeConnections)
             free.put(connection, held - 1)
         leases.remove(lease)
         self.leases -= 1

@@ -116,7 +116,9 @@ class Channel:
         self._reading: trio.CancelScope | None = None
         self._pause_at = 0.0
         self._waits = False  # whether the reading task has nothing to read
+        self._at_pipe = False  # whether it waits at the pipe for that
         self._lent = False  # whether another task reads
+        self._lent_at_pipe = False  # whether that one waits at the pipe
         self._parked: trio.lowlevel.Task | None = None  # the reading task, while another one reads
         self._left: bytes | None = None  # what that one has read but not delivered
         self._context = Context()
@@ -273,12 +275,13 @@ class Channel:
         self._waits = True
         try:
             if not self._lent:
+                self._at_pipe = True
                 await self._pipe.wait_readable()
             while self._lent:
                 self._parked = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(self._unpark)
         finally:
-            self._waits = False
+            self._waits = self._at_pipe = False
         chunk, self._left = self._left, None
         return chunk if chunk is not None else self._pipe.receive_nowait()
 
@@ -299,11 +302,14 @@ class Channel:
         Only where `can_lend`.
         """
         pipe = self._pipe
-        self._lent = True
-        if self._parked is None:
-            pipe.stop_waiting()
         try:
+            self._lent = True
+            if self._at_pipe:
+                self._at_pipe = False
+                pipe.stop_waiting()
+            self._lent_at_pipe = True
             await pipe.wait_readable()
+            self._lent_at_pipe = False
             # What is wrong with the pipe is found by the channel's own task, too.
             if not self.ending and (chunk := pipe.receive_nowait()):
                 if self._lines.is_line(chunk):
@@ -315,14 +321,14 @@ class Channel:
         except (OSError, trio.ClosedResourceError):
             pass
         finally:
-            self._lent = False
+            self._lent = self._lent_at_pipe = False
             if self._parked is not None:
                 task, self._parked = self._parked, None
                 trio.lowlevel.reschedule(task)
 
     def stop_reading(self) -> None:
         """Whoever is in `read_once` goes on."""
-        if self._lent:
+        if self._lent_at_pipe:
             self._pipe.stop_waiting()
 
     async def _feed(self, lines: Iterable[Line | Overlong]) -> None:
