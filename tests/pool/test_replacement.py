@@ -317,7 +317,8 @@ async def test_R9_a_successors_failures_are_counted_by_themselves(autojump_clock
             await held.call_tool("which", {})
             await trio.sleep(150)
         failures = [e.error for e in ledger.events if isinstance(e, DialFailed)]
-        assert [(each.attempt, each.retry_after) for each in failures] == [(1, 10), (2, 20)]
+        assert [each.attempt for each in failures] == [1, 2]
+        assert [each.retry_after for each in failures] == pytest.approx([10, 20])
 
 
 async def test_R9_a_drain_in_the_backoff_of_a_successor_dials_at_once(autojump_clock: trio.testing.MockClock) -> None:
