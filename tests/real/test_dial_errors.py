@@ -37,7 +37,9 @@ async def failure(server: Server, connect_timeout: float = 20) -> ConnectError:
 
 
 async def dial(program: str, wire: Wire) -> ConnectError:
-    """The error of a dial of this program."""
+    """The error of a dial of this program. On the SDK's wire it runs once it is sent something: its pid is known then."""
+    if wire == "sdk":
+        program = f"input(); {program}"
     return await failure(StdioServer(sys.executable, ["-c", program], wire=wire))
 
 
