@@ -69,6 +69,15 @@ class Checker:
         self.problem: str | None = None
         """Why calls go unchecked, or why one did; `None` while all are checked, and before the first."""
 
+    def fits(self, arguments: dict[str, Any]) -> bool:
+        """Whether a quick look says that nothing is wrong with the arguments. Where it does not, `complaints` decides."""
+        if not self._usable or self._accepts is None or self._work(arguments) > INLINE_WORK:
+            return False
+        try:
+            return self._accepts(arguments)
+        except Exception:
+            return False
+
     async def complaints(self, arguments: dict[str, Any]) -> list[str]:
         """What is wrong with the arguments, in words for a model; empty where nothing is, or where they go unchecked.
 
@@ -78,15 +87,17 @@ class Checker:
             await self._prepare()
         if not self._usable:
             return []
-        work = self._audit.weight * _count(arguments, MOST_WORK // self._audit.weight)
-        if "uniqueItems" in self._audit.keywords:
-            work = work * work
+        work = self._work(arguments)
         if work <= INLINE_WORK:
             return self._check(arguments)
         if work > MOST_WORK:
             self.problem = "its schema and the arguments are so large that the check would take too long"
             return []
         return await trio.to_thread.run_sync(self._check, arguments)
+
+    def _work(self, arguments: dict[str, Any]) -> int:
+        work = self._audit.weight * _count(arguments, MOST_WORK // self._audit.weight)
+        return work * work if "uniqueItems" in self._audit.keywords else work
 
     async def _prepare(self) -> None:
         try:
@@ -196,6 +207,12 @@ def _refuse(uri: str) -> Any:
 
 def _count(value: Any, most: int) -> int:
     """How many JSON values there are, counted until there are more than `most`."""
+    if type(value) is dict:
+        for each in value.values():
+            if type(each) not in _PLAIN:
+                break
+        else:
+            return 1 + len(value)
     found, containers = 1, [value] if isinstance(value, dict | list | tuple) else []
     for each in containers:  # which grows meanwhile
         inside = each.values() if isinstance(each, dict) else each

@@ -73,9 +73,10 @@ def compile_plain(schema: Any) -> Accepts | None:
             return None
         each_item = item
         tests.append(lambda value: not isinstance(value, list) or all(each_item(each) for each in value))
-    if len(tests) == 1:
-        return tests[0]
-    return lambda value: all(test(value) for test in tests)
+    if len(tests) == 2:
+        first, second = tests
+        return lambda value: first(value) and second(value)
+    return tests[0] if len(tests) == 1 else lambda value: all(test(value) for test in tests)
 
 
 def _object(schema: dict[str, Any]) -> Accepts | None:

@@ -281,11 +281,13 @@ class ToolSet:
         """
         if not isinstance(name, str):
             raise TypeError(f"a tool's name must be a str, not {type(name).__name__}")
-        options: dict[str, Any] = {
-            "on_elicit": on_elicit,
-            "on_progress": on_progress,
-            "read_timeout_seconds": read_timeout_seconds,
-        }
+        options: dict[str, Any] = {}
+        if on_elicit is not None:
+            options["on_elicit"] = on_elicit
+        if on_progress is not None:
+            options["on_progress"] = on_progress
+        if read_timeout_seconds is not None:
+            options["read_timeout_seconds"] = read_timeout_seconds
         return await self._perform(name, arguments, Attempt(), None, options)
 
     async def run(self, response: Any, *, skip: Collection[str] = ()) -> Outcomes:
@@ -348,7 +350,9 @@ class ToolSet:
     ) -> types.CallToolResult:
         try:
             named = attempt.tool = self._find(name)
-            ready = await self._calls.checked(named, read_arguments(arguments, named.name, named.server))
+            ready = read_arguments(arguments, named.name, named.server)
+            if named.strict or not self._checker(named).fits(ready):
+                ready = await self._calls.checked(named, ready)
         except (UnknownToolError, ToolDeniedError, InvalidArgumentsError):
             await trio.lowlevel.checkpoint()  # noqa: ASYNC120 (a cancelled caller does not want it)
             raise
