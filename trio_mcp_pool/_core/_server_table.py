@@ -144,8 +144,6 @@ class ServerTable:
 
     def _drain(self, entry: Entry, timeouts: dict[Lane, float], *, changed: bool) -> list[Connection]:
         entry.shared.health.forget()
-        for lane in list(entry.shared.unserved):
-            self.host.rematch(lane)
         return [c for lane, timeout in timeouts.items() for c in lane.replace_all(timeout, changed=changed)]
 
     @step
