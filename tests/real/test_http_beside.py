@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -13,17 +14,31 @@ from tests.servers.raw_http import RawServer, raw_server
 from trio_mcp_pool import Backoff, DialFailed, HttpServer, HttpStatusError, Pool, PoolPolicy, SessionClosed
 
 BOUND = 20
-POLICY = PoolPolicy(backoff=Backoff(first=0.01, cap=0.01, jitter=0), max_sessions=1)
+"""Seconds that no test may take."""
 
 
-async def confuse(server: RawServer, pool: Pool, status: int) -> None:
+@asynccontextmanager
+async def used_session(backoff: float) -> AsyncIterator[tuple[RawServer, Pool, Ledger]]:
+    """A server of the handshake era, a pool with one session of it that has answered a call, and its events."""
+    ledger = Ledger()
+    policy = PoolPolicy(backoff=Backoff(first=backoff, cap=backoff, jitter=0), max_sessions=1)
+    async with (
+        raw_server() as server,
+        watched_pool({"s": HttpServer(server.url, mode="legacy")}, policy=policy, ledger=ledger) as pool,
+    ):
+        assert text(await pool.call_tool("s", "good")) == "ok"
+        yield server, pool, ledger
+
+
+async def confuse(server: RawServer, pool: Pool) -> None:
     """A call and a probe that get the same odd status."""
-    server.plans |= {"good": raw.status(status), "ping": raw.status(status)}
+    server.plans |= {"good": raw.status(400), "ping": raw.status(400)}
     with pytest.raises(HttpStatusError):
         await pool.call_tool("s", "good")
 
 
 async def until_calls_work(server: RawServer, pool: Pool) -> None:
+    """The server is well again; wait until a call gets through."""
     for name in ("good", "ping", "initialize"):
         server.plans.pop(name, None)
     with trio.fail_after(BOUND):
@@ -35,13 +50,8 @@ async def until_calls_work(server: RawServer, pool: Pool) -> None:
 
 
 async def test_R11_where_the_handshake_works_the_session_is_replaced() -> None:
-    ledger = Ledger()
-    async with (
-        raw_server() as server,
-        watched_pool({"s": HttpServer(server.url, mode="legacy")}, policy=POLICY, ledger=ledger) as pool,
-    ):
-        assert text(await pool.call_tool("s", "good")) == "ok"
-        await confuse(server, pool, 400)
+    async with used_session(0.01) as (server, pool, ledger):
+        await confuse(server, pool)
         with trio.fail_after(BOUND):
             while not ledger.count(SessionClosed):
                 await trio.sleep(0.01)
@@ -52,14 +62,9 @@ async def test_R11_where_the_handshake_works_the_session_is_replaced() -> None:
 
 
 async def test_R11_where_it_fails_the_session_stays_and_is_like_any_other() -> None:
-    ledger = Ledger()
-    async with (
-        raw_server() as server,
-        watched_pool({"s": HttpServer(server.url, mode="legacy")}, policy=POLICY, ledger=ledger) as pool,
-    ):
-        assert text(await pool.call_tool("s", "good")) == "ok"
+    async with used_session(0.01) as (server, pool, ledger):
         server.plans["initialize"] = raw.status(500)
-        await confuse(server, pool, 400)
+        await confuse(server, pool)
         with trio.fail_after(BOUND):
             while not ledger.count(DialFailed):
                 await trio.sleep(0.01)
@@ -74,16 +79,10 @@ async def test_R11_where_it_fails_the_session_stays_and_is_like_any_other() -> N
 
 
 async def test_R11_another_doubt_within_the_backoff_has_its_handshake_when_that_is_over() -> None:
-    ledger = Ledger()
-    policy = PoolPolicy(backoff=Backoff(first=0.5, cap=0.5, jitter=0), max_sessions=1)
-    async with (
-        raw_server() as server,
-        watched_pool({"s": HttpServer(server.url, mode="legacy")}, policy=policy, ledger=ledger) as pool,
-    ):
-        assert text(await pool.call_tool("s", "good")) == "ok"
+    async with used_session(0.5) as (server, pool, ledger):
         server.plans["initialize"] = raw.status(500)
         for failures in (1, 2):
-            await confuse(server, pool, 400)
+            await confuse(server, pool)
             with trio.fail_after(BOUND):
                 while ledger.count(DialFailed) < failures:
                     await trio.sleep(0.01)

@@ -26,14 +26,13 @@ def replace(lane: LaneState, connection: Connection, reason: CloseReason, by: fl
     if connection.outdated:
         connection.drain_by = min(connection.drain_by, by)
         connection.drain_reason = reason if by < math.inf else connection.drain_reason
+        if connection.owner is not None:
+            connection.owner.wake_at(by)
     elif missed and lane.policy.max_overlap and not lane.stateful and lane.refusal is None:
         connection.drain_by, connection.drain_reason = by, reason
         outdate(lane, connection)
     else:
         retire(lane, connection, reason, by)
-        return
-    if connection.owner is not None:
-        connection.owner.wake_at(by)
 
 
 def outdate(lane: LaneState, connection: Connection) -> None:

@@ -6,7 +6,7 @@ exception, takes a hook's deadline for an answer, and a hook's mistake after the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
@@ -82,20 +82,7 @@ class Calls:
         self._approve = approve
         self._around = around
 
-    def make(
-        self,
-        named: SetTool,
-        arguments: dict[str, Any],
-        attempt: Attempt,
-        limits: Limits | None,
-        options: dict[str, Any],
-    ) -> Coroutine[Any, Any, types.CallToolResult]:
-        """Ask for approval, wait for a turn, send. The arguments are checked already."""
-        if self._approve is None and limits is None:
-            return self._send(named, arguments, attempt, options)
-        return self._make(named, arguments, attempt, limits, options)
-
-    async def _make(
+    async def make(
         self,
         named: SetTool,
         arguments: dict[str, Any],
@@ -103,6 +90,7 @@ class Calls:
         limits: Limits | None,
         options: dict[str, Any],
     ) -> types.CallToolResult:
+        """Ask for approval, wait for a turn, send. The arguments are checked already."""
         if self._approve is not None:
             arguments = await self._approved(named, arguments)
         if limits is None:

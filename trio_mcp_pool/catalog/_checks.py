@@ -208,6 +208,7 @@ def _refuse(uri: str) -> Any:
 def _count(value: Any, most: int) -> int:
     """How many JSON values there are, counted until there are more than `most`."""
     if type(value) is dict:
+        # What nearly all arguments are: nothing in them holds anything.
         for each in value.values():
             if type(each) not in _PLAIN:
                 break

@@ -7,6 +7,7 @@ are types, choices of texts, objects and lists, and nothing more; for any other 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any, Final, TypeAlias
 
 Accepts: TypeAlias = Callable[[Any], bool]
@@ -43,10 +44,18 @@ _TYPES: Final[dict[str, Accepts]] = {
 }
 
 
+def _anything(value: Any) -> bool:
+    return True
+
+
+def _both(first: Accepts, second: Accepts) -> Accepts:
+    return lambda value: first(value) and second(value)
+
+
 def compile_plain(schema: Any) -> Accepts | None:
     """The shortcut, or `None` where the schema is more than plain. For a schema that was audited and found valid."""
     if schema is True:
-        return lambda value: True
+        return _anything
     if not isinstance(schema, dict) or not schema.keys() <= _PLAIN | _ANNOTATIONS:
         return None
     tests: list[Accepts] = []
@@ -73,10 +82,7 @@ def compile_plain(schema: Any) -> Accepts | None:
             return None
         each_item = item
         tests.append(lambda value: not isinstance(value, list) or all(each_item(each) for each in value))
-    if len(tests) == 2:
-        first, second = tests
-        return lambda value: first(value) and second(value)
-    return tests[0] if len(tests) == 1 else lambda value: all(test(value) for test in tests)
+    return reduce(_both, tests) if tests else _anything
 
 
 def _object(schema: dict[str, Any]) -> Accepts | None:

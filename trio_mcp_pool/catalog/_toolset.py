@@ -281,13 +281,11 @@ class ToolSet:
         """
         if not isinstance(name, str):
             raise TypeError(f"a tool's name must be a str, not {type(name).__name__}")
-        options: dict[str, Any] = {}
-        if on_elicit is not None:
-            options["on_elicit"] = on_elicit
-        if on_progress is not None:
-            options["on_progress"] = on_progress
-        if read_timeout_seconds is not None:
-            options["read_timeout_seconds"] = read_timeout_seconds
+        options: dict[str, Any] = {
+            "on_elicit": on_elicit,
+            "on_progress": on_progress,
+            "read_timeout_seconds": read_timeout_seconds,
+        }
         return await self._perform(name, arguments, Attempt(), None, options)
 
     async def run(self, response: Any, *, skip: Collection[str] = ()) -> Outcomes:

@@ -10,6 +10,7 @@ import mcp
 import pytest
 import trio
 import trio.testing
+from mcp.shared.dispatcher import OnNotify
 from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
 
 from trio_mcp_pool._wire._link import current_call
@@ -49,6 +50,17 @@ def answer(request_id: int) -> bytes:
     return line({"jsonrpc": "2.0", "id": request_id, "result": {"to": request_id}})
 
 
+def listener() -> tuple[list[int], OnNotify]:
+    """The notices heard, and what hears them."""
+    heard: list[int] = []
+
+    async def on_notify(context: Any, method: str, params: Any) -> None:
+        await trio.lowlevel.checkpoint()
+        heard.append(params["n"])
+
+    return heard, on_notify
+
+
 class Steps(trio.abc.Instrument):
     """The tasks of a rig that run, step by step."""
 
@@ -78,12 +90,7 @@ async def test_no_other_task_runs_between_the_only_answer_and_its_caller() -> No
 
 
 async def test_what_comes_after_the_answer_is_read_all_the_same(pipe: MemoryPipe) -> None:
-    heard: list[int] = []
-
-    async def on_notify(context: Any, method: str, params: Any) -> None:
-        await trio.lowlevel.checkpoint()
-        heard.append(params["n"])
-
+    heard, on_notify = listener()
     async with rig(pipe=pipe, on_notify=on_notify) as r:
         for n in range(1, 4):
             call = r.start_call()
@@ -128,12 +135,7 @@ CHUNKS: dict[str, list[bytes]] = {
 
 @pytest.mark.parametrize("chunks", CHUNKS.values(), ids=CHUNKS.keys())
 async def test_an_answer_is_found_however_it_comes(chunks: list[bytes], pipe: MemoryPipe) -> None:
-    heard: list[int] = []
-
-    async def on_notify(context: Any, method: str, params: Any) -> None:
-        await trio.lowlevel.checkpoint()
-        heard.append(params["n"])
-
+    heard, on_notify = listener()
     async with rig(pipe=pipe, on_notify=on_notify) as r:
         call = r.start_call()
         await settled()
@@ -229,11 +231,11 @@ def broken_pipe(r: Rig) -> None:
     r.dispatcher.channel.end(BrokenPipeError())
 
 
-def cut(r: Rig) -> None:
+def ended_process(r: Rig) -> None:
     r.dispatcher.channel.end(None)
 
 
-@pytest.mark.parametrize("strike", [end_of_stream, broken_pipe, cut])
+@pytest.mark.parametrize("strike", [end_of_stream, broken_pipe, ended_process])
 @pytest.mark.parametrize("answered", [False, True])
 async def test_R12_a_death_while_a_caller_reads_is_found_at_once_and_a_last_answer_is_not_lost(
     strike: Callable[[Rig], None], answered: bool, pipe: MemoryPipe
@@ -274,7 +276,7 @@ async def test_R15_a_reader_is_let_go_when_the_session_is_left(pipe: MemoryPipe)
         assert closed(call)
 
 
-def test_R8_control_C_while_the_main_task_reads_leaves_the_pipe_to_the_others() -> None:
+def test_R17_control_C_while_the_main_task_reads_leaves_the_pipe_to_the_others() -> None:
     async def main() -> None:
         pipe = SystemPipe()
         async with rig(pipe=pipe) as r:
@@ -308,10 +310,9 @@ async def test_R19_callers_that_read_do_not_read_past_a_full_house() -> None:
     async with rig(pipe=pipe, on_notify=on_notify) as r:
         pipe.give(*[notice(n) for n in range(600)])
         await settled()
-        call = r.start_call()
-        await settled()
         assert r.dispatcher.full
         before = len(pipe._chunks)
+        call = r.start_call()
         await settled()
         assert len(pipe._chunks) == before > 0
         gate.set()

@@ -8,8 +8,7 @@ without a trace.
 
 Reading goes on all the time, so the end of the stream is noticed at once, idle or not; but never for longer than two
 milliseconds without a pause for others, and not while the receiver is full (R19). A task of the channel's own reads, unless
-a caller who waits for the only answer does it in its place (`read_once`): an answer that another task has to hand over comes
-a round of Trio's loop later, which is a fifth of what a call takes. The channel dies once, by
+a caller that waits for the only answer does it in its place (`read_once`, `_readable.py`). The channel dies once, by
 whatever sign comes first: end of stream, a broken pipe, an ended process (`end`), or a pipe that accepts no byte for
 `write_timeout` while one waits to be written. Whatever had already arrived by then is read first, so that a last answer is
 not lost; then the receiver has a moment to learn how the process ended; then the link is told, and everybody is let go. Who
@@ -32,6 +31,7 @@ from .._link import Call, Link
 from ..jsonrpc._long import LONG
 from ._lines import Line, Lines, Overlong
 from ._pipe import CHUNK, BytePipe
+from ._readable import ReadableWait
 
 logger = logging.getLogger("trio_mcp_pool.wire")
 
@@ -115,12 +115,8 @@ class Channel:
         self._scope: trio.CancelScope | None = None
         self._reading: trio.CancelScope | None = None
         self._pause_at = 0.0
-        self._waits = False  # whether the reading task has nothing to read
-        self._at_pipe = False  # whether it waits at the pipe for that
-        self._lent = False  # whether another task reads
-        self._lent_at_pipe = False  # whether that one waits at the pipe
-        self._parked: trio.lowlevel.Task | None = None  # the reading task, while another one reads
-        self._left: bytes | None = None  # what that one has read but not delivered
+        self._wait = ReadableWait(pipe)
+        self._left: bytes | None = None  # what a caller has read and not delivered
         self._context = Context()
 
     # Out.
@@ -270,29 +266,15 @@ class Channel:
                 self._pause_at = perf_counter() + _SLICE
 
     async def _wait_chunk(self) -> bytes | None:
-        """Wait until something has arrived, and while another task reads. `None` where that one has delivered it, or nothing
-        has come."""
-        self._waits = True
-        try:
-            if not self._lent:
-                self._at_pipe = True
-                await self._pipe.wait_readable()
-            while self._lent:
-                self._parked = trio.lowlevel.current_task()
-                await trio.lowlevel.wait_task_rescheduled(self._unpark)
-        finally:
-            self._waits = self._at_pipe = False
+        """What has arrived, or what a caller has left. `None` where that one has delivered it, or nothing has come."""
+        await self._wait.wait()
         chunk, self._left = self._left, None
         return chunk if chunk is not None else self._pipe.receive_nowait()
-
-    def _unpark(self, _: object) -> trio.lowlevel.Abort:
-        self._parked = None
-        return trio.lowlevel.Abort.SUCCEEDED
 
     @property
     def can_lend(self) -> bool:
         """Whether another task may read (`read_once`)."""
-        return self._waits and not self._lent and self._left is None and not self.ending
+        return self._wait.replaceable and self._left is None and not self.ending
 
     @trio.lowlevel.enable_ki_protection
     async def read_once(self) -> None:
@@ -301,35 +283,23 @@ class Channel:
 
         Only where `can_lend`.
         """
-        pipe = self._pipe
         try:
-            self._lent = True
-            if self._at_pipe:
-                self._at_pipe = False
-                pipe.stop_waiting()
-            self._lent_at_pipe = True
-            await pipe.wait_readable()
-            self._lent_at_pipe = False
-            # What is wrong with the pipe is found by the channel's own task, too.
-            if not self.ending and (chunk := pipe.receive_nowait()):
-                if self._lines.is_line(chunk):
-                    self._link.heard()
-                    # What is not an answer is not this task's affair: it must not find the task's context variables.
-                    self._context.run(self._handle, chunk)
-                else:
-                    self._left = chunk
+            await self._wait.wait_instead()
+            chunk = None if self.ending else self._pipe.receive_nowait()
         except (OSError, trio.ClosedResourceError):
-            pass
-        finally:
-            self._lent = self._lent_at_pipe = False
-            if self._parked is not None:
-                task, self._parked = self._parked, None
-                trio.lowlevel.reschedule(task)
+            return  # the channel's own task finds that, too, and the end of the stream
+        if not chunk:
+            return
+        if self._lines.is_line(chunk):
+            self._link.heard()
+            # What is not an answer is not this task's affair: it must not find the task's context variables.
+            self._context.run(self._handle, chunk)
+        else:
+            self._left = chunk
 
     def stop_reading(self) -> None:
         """Whoever is in `read_once` goes on."""
-        if self._lent_at_pipe:
-            self._pipe.stop_waiting()
+        self._wait.interrupt()
 
     async def _feed(self, lines: Iterable[Line | Overlong]) -> None:
         """Deliver lines, with pauses. The pauses cannot be cancelled, for the rest of a chunk would be lost; they are short."""
