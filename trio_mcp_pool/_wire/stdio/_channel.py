@@ -341,7 +341,6 @@ class Channel:
             return
         self.ending = True
         self._cause = cause
-        self.stop_reading()
         if self._reading is not None:
             self._reading.cancel(reason="the peer is gone")
         if self._writer is not None:

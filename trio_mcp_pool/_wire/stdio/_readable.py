@@ -41,6 +41,7 @@ class ReadableWait:
         self._waits = self._at_pipe = True
         try:
             await self._pipe.wait_readable()
+            self._at_pipe = False
             while self._replaced:
                 self._parked = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(abort)
@@ -61,7 +62,6 @@ class ReadableWait:
         self._replaced = True
         try:
             if self._at_pipe:
-                self._at_pipe = False
                 self._pipe.stop_waiting()
             await self._pipe.wait_readable()
         finally:
