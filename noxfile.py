@@ -123,15 +123,18 @@ def pyright(session: nox.Session) -> None:
         silent=True,
         success_codes=[0, 1],
     )
-    symbols = json.loads(str(report))["typeCompleteness"]["symbols"]
-    untyped = [
-        symbol["name"]
-        for symbol in symbols
-        if symbol["isExported"]
+    symbols = [
+        symbol
+        for symbol in json.loads(str(report))["typeCompleteness"]["symbols"]
+        if not symbol["name"].startswith("trio_mcp_pool.bridge.")
         and not (symbol["isTypeKnown"] and not symbol["isTypeAmbiguous"])
-        and not symbol["name"].startswith("trio_mcp_pool.bridge.")
     ]
+    untyped = [symbol["name"] for symbol in symbols if symbol["isExported"]]
     if untyped:
+        for symbol in symbols:
+            for found in symbol["diagnostics"]:
+                if found["severity"] == "error":
+                    session.warn(f"{symbol['name']}: {found['message']}")
         session.error(f"without a complete type: {', '.join(untyped)}")
 
 

@@ -349,8 +349,8 @@ class Session:
             raise lost_error(lease, False)
         return client
 
-    # What it returns is for the verb to say; the SDK has validated it.
-    async def _run(self, verb: Verb, /, *args: Any, **kwargs: Any) -> T:
+    # Each verb says what it returns, which the SDK has validated; the variable takes that type.
+    async def _run(self, verb: Verb, /, *args: Any, **kwargs: Any) -> T:  # pyright: ignore[reportInvalidTypeVarUse]
         if self._lease.ended:
             raise self._ended()
         result: T = await run(self._lease, verb, args, kwargs)

@@ -359,13 +359,9 @@ class Lane(LaneState):
     @step
     def change(self, server: Server, policy: PoolPolicy) -> None:
         """From now on dial another server, by another policy. What stands of the old one is for `replace_all` to end."""
-        before, self.server, self.policy = self.policy, server, policy
+        self.adopt(server, policy)
         for connection in self.queued:
             connection.server = server
-        if self.key in self.shared.lanes:
-            self.shared.counts.min_sessions += policy.min_sessions - before.min_sessions
-        self.matcher.change(policy, self.connections)
-        self.count_limit()
         for connection in list(self.connections):
             connection.policy = policy
             link = connection.link

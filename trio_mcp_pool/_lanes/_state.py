@@ -85,6 +85,14 @@ class LaneState(Listener, Matchable, LeaseHolder):
         self.shared.counts.max_sessions -= self.limit
         self.limit = 0
 
+    def adopt(self, server: Server, policy: PoolPolicy) -> None:
+        """Dial another server by another policy, and count by it."""
+        if self.key in self.shared.lanes:
+            self.shared.counts.min_sessions += policy.min_sessions - self.policy.min_sessions
+        self.server, self.policy = server, policy
+        self.matcher.change(policy, self.connections)
+        self.count_limit()
+
     # What can be had.
 
     def can_still_serve(self) -> bool:
