@@ -2,7 +2,7 @@
 
 Takes all mutants of the core by default, which is hours on two cores; `--sample` takes some at random, `--module` those of one
 room. It works on copies of what git tracks. A mutant that changes nothing which could be observed is named, with the reason, in
-`tests/mutants/equivalent.txt`, and does not count.
+`tests/mutants/equivalent.txt`, is not tried and does not count.
 
 Ends with 1 if more than one in twenty survives.
 """
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .changes import Mutant, mutants
-from .play import Verdict, Worker
+from .play import Known, Verdict, Worker, record
 
 ROOT = Path(__file__).parents[2]
 MODULES = ("trio_mcp_pool/_core", "trio_mcp_pool/_lanes", "trio_mcp_pool/_connection", "trio_mcp_pool/_call.py")
@@ -66,14 +66,13 @@ def copy_tree(tree: Path) -> None:
 def work(
     tree: Path,
     tests: list[str],
+    known: Known,
     tasks: multiprocessing.Queue[Mutant | None],
     done: multiprocessing.Queue[Verdict | None],
 ) -> None:
     """A worker process: takes mutants until there are none."""
     try:
-        worker = Worker(tree, tests)
-        worker.prepare()
-        for verdict in worker.play(iter(tasks.get, None)):
+        for verdict in Worker(tree, tests, known, equivalents()).play(iter(tasks.get, None)):
             done.put(verdict)
     finally:
         done.put(None)
@@ -96,22 +95,26 @@ def main(given: Sequence[str] | None = None) -> int:
         each for name in tracked() if name.endswith(".py") and name.startswith(within) for each in mutants(ROOT, name)
     ]
     if options.only is not None:
-        named = options.only.read_text(encoding="utf-8")
-        found = [each for each in found if f"{each.path}:{each.line}: " in named]
+        wanted = options.only.read_text(encoding="utf-8")
+        found = [each for each in found if f"{each.path}:{each.line}: " in wanted]
     random.Random(options.seed).shuffle(found)
     found = found[: options.sample]
     found.sort(key=lambda mutant: mutant.path)
     print(f"{len(found)} mutants", flush=True)
-    known, tried, equivalent, survived = equivalents(), 0, 0, 0
+    tried, equivalent, survived = 0, 0, 0
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        trees = [Path(folder, str(number)) for number in range(options.jobs)]
+        for tree in trees:
+            copy_tree(tree)
+        known = record(trees[0], options.tests, sorted({each.path for each in found}))
+        print(f"{len(known.seconds)} tests pass without a mutation", flush=True)
         tasks: multiprocessing.Queue[Mutant | None] = multiprocessing.Queue()
         done: multiprocessing.Queue[Verdict | None] = multiprocessing.Queue()
         for each in [*found, *[None] * options.jobs]:
             tasks.put(each)
         processes = []
-        for number in range(options.jobs):
-            copy_tree(tree := Path(folder, str(number)))
-            processes.append(multiprocessing.Process(target=work, args=(tree, options.tests, tasks, done)))
+        for tree in trees:
+            processes.append(multiprocessing.Process(target=work, args=(tree, options.tests, known, tasks, done)))
             processes[-1].start()
         running = len(processes)
         while running:
@@ -120,12 +123,11 @@ def main(given: Sequence[str] | None = None) -> int:
                 running -= 1
                 continue
             tried += 1
+            equivalent += verdict.by == "equivalent"
             if verdict.by is None:
-                line = f"{verdict.mutant.path}: {verdict.shown}"
-                same = line in known
-                equivalent, survived = equivalent + same, survived + (not same)
+                survived += 1
                 where = f"{verdict.mutant.path}:{verdict.mutant.line}: {verdict.shown}"
-                print("equivalent" if same else "SURVIVED", where, f"[{verdict.mutant.operator}]", flush=True)
+                print(f"SURVIVED {where} [{verdict.mutant.operator}] {verdict.seconds:.0f} s", flush=True)
             if tried % 50 == 0:
                 print(f"{tried} of {len(found)} tried, {survived} survived", file=sys.stderr, flush=True)
         for process in processes:

@@ -133,5 +133,6 @@ def _statements(source: str) -> list[ast.stmt]:
 def _without(source: str, node: ast.stmt) -> str:
     lines = source.splitlines(keepends=True)
     start, end = node.lineno - 1, node.end_lineno or node.lineno
-    lines[start:end] = [f"{lines[start][: node.col_offset]}pass\n"]
+    # As many lines as before: where a function begins tells which one it is.
+    lines[start:end] = [f"{lines[start][: node.col_offset]}pass\n", *["\n"] * (end - start - 1)]
     return "".join(lines)
