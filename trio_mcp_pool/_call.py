@@ -156,16 +156,20 @@ async def _run(
         raise
     except Exception as exc:
         error = await _translated(lease, call, exc)  # noqa: ASYNC120 (a cancelled caller does not want it)
-        if error is exc:
-            raise
-        raise error from _cause(exc, error)
+        try:
+            if error is exc:
+                raise
+            raise error from _cause(exc, error)
+        finally:
+            del error  # the traceback holds this frame, and the frame must not hold the error
     except BaseExceptionGroup as group:
         if call.failure is not None:
             raise _failure(lease, call.failure) from group
         leaf = interrupt_in(group) or sole_error(group)
-        if leaf is group:
-            raise
-        raise leaf from leaf.__cause__
+        try:
+            raise leaf from leaf.__cause__
+        finally:
+            del leaf
     finally:
         connection.calls.discard(call)
         current_call.reset(token)

@@ -128,7 +128,7 @@ class Pool(Handle):
         `TooManyWaitersError` beyond `max_waiting`; `PoolClosedError`; `ValueError` if the scope belongs to an `open_scope`
         block; `RuntimeError` if this task would wait for itself.
         """
-        return Session(await self._core.scopes.lane(server, scope).acquire(), self._core.token)
+        return Session(await self._core.scopes.lane(server, scope).acquire(in_block=False), self._core.token)
 
     @enable_ki_protection
     def acquire_nowait(self, server: str, *, scope: Hashable = None) -> Session:
@@ -136,7 +136,7 @@ class Pool(Handle):
 
         Raises `trio.WouldBlock` where `acquire` would wait or dial, and otherwise what `acquire` raises.
         """
-        lease = self._core.scopes.lane(server, scope).try_acquire()
+        lease = self._core.scopes.lane(server, scope).try_acquire(in_block=False)
         if lease is None:
             raise trio.WouldBlock
         return Session(lease, self._core.token)
@@ -304,12 +304,14 @@ class ScopedPool(Handle):
     @enable_ki_protection
     async def acquire(self, server: str) -> Session:
         """Lease the scope's session of a server, as `Pool.acquire`. Raises `SessionLostError` once if it was lost."""
-        return Session(await self._core.scopes.block_lane(server, self._scope).acquire(), self._core.token)
+        return Session(
+            await self._core.scopes.block_lane(server, self._scope).acquire(in_block=False), self._core.token
+        )
 
     @enable_ki_protection
     def acquire_nowait(self, server: str) -> Session:
         """Lease the scope's session of a server if it is free at this moment, as `Pool.acquire_nowait`."""
-        lease = self._core.scopes.block_lane(server, self._scope).try_acquire()
+        lease = self._core.scopes.block_lane(server, self._scope).try_acquire(in_block=False)
         if lease is None:
             raise trio.WouldBlock
         return Session(lease, self._core.token)

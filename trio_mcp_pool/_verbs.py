@@ -80,11 +80,11 @@ class Verbs:
     ) -> Any:
         """Lease a session, call one verb of its client, release; once more where R13 allows it."""
         lane = self._lane(server, scope)
-        lease = lane.try_acquire()
+        lease = lane.try_acquire(in_block=False)
         if lease is None:
             # A caller that is already cancelled must not start a dial. One that got a lease checks when it sends.
             await trio.lowlevel.checkpoint_if_cancelled()
-            lease = await lane.wait()
+            lease = await lane.wait(in_block=False)
         try:
             return await run(lease, verb, args, kwargs)
         except (SessionLostError, OutcomeUnknownError) as why:
@@ -112,7 +112,7 @@ class Verbs:
     ) -> Any:
         try:
             lane = self._lane(server, scope)
-            lease = await lane.acquire()
+            lease = await lane.acquire(in_block=False)
             try:
                 if (
                     isinstance(first, OutcomeUnknownError)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import math
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import copy_context
@@ -28,9 +31,9 @@ from trio_mcp_pool import (
     PoolPolicy,
     SessionLostError,
 )
-from trio_mcp_pool.testing import ScriptedServer
+from trio_mcp_pool.testing import ScriptedServer, _protocol
 
-from .books import watched_pool
+from .books import Ledger, watched_pool
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
@@ -189,6 +192,15 @@ async def test_R18_what_a_foreign_client_raises_when_its_session_is_closed_is_th
         assert pings == []
 
 
+async def test_R14_an_error_that_is_not_translated_has_no_cause_that_it_did_not_have() -> None:
+    what = LookupError("mine")
+    assert (await raised_by(raising(what), LookupError)).__cause__ is None
+    async with watched_pool({"s": ScriptedServer()}) as pool:
+        with pytest.raises(MCPError) as caught:
+            await pool.read_resource("s", "none://here")
+        assert caught.value.__cause__ is None
+
+
 async def test_a_call_leaves_the_context_variables_as_they_were() -> None:
     async with watched_pool({"s": ScriptedServer()}) as pool:
         before = set(copy_context().items())
@@ -326,6 +338,14 @@ async def test_a_request_that_the_sdk_cannot_make_names_the_field_and_quotes_no_
         assert server.calls == []
 
 
+async def test_of_a_request_that_cannot_be_made_three_faults_are_named() -> None:
+    async with watched_pool({"s": ScriptedServer()}) as pool, pool.session("s") as session:
+        with pytest.raises(InvalidArgumentsError) as caught:
+            await session.get_prompt("p", {"a": 1, "b": 2, "c": 3, "d": 4})  # type: ignore[dict-item]
+    _, _, faults = str(caught.value).partition("JSON values: ")
+    assert [fault.partition(":")[0] for fault in faults.split("; ")] == ["arguments.a", "arguments.b", "arguments.c"]
+
+
 async def test_R18_a_request_that_a_foreign_client_cannot_make_is_no_fault_of_the_answer() -> None:
     @asynccontextmanager
     async def connect() -> AsyncIterator[mcp.Client]:
@@ -352,3 +372,68 @@ async def test_R17_a_call_checkpoints_even_if_a_foreign_client_does_not() -> Non
         await pool.wait_ready("s")
         with trio.testing.assert_checkpoints():
             await pool.call_tool("s", "x")
+
+
+async def test_R17_a_verb_that_is_answered_from_the_cache_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = _protocol.listing
+    asked: list[str] = []
+
+    def listing(request: Any, key: str, items: Any) -> Any:
+        asked.append(key)
+        return {**real(request, key, items), "ttlMs": 60_000}
+
+    monkeypatch.setattr(_protocol, "listing", listing)
+    async with watched_pool({"s": ScriptedServer(eras="modern")}) as pool, pool.session("s") as session:
+        await session.list_prompts()
+        with trio.testing.assert_checkpoints():
+            await session.list_prompts()
+        assert asked.count("prompts") == 1
+
+
+class Called(Ledger):
+    """An observer that is told how requests end, too."""
+
+    def called(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("observer", [Ledger, Called])
+@pytest.mark.parametrize("verb", ["pool", "session"])
+async def test_R17_control_C_reaches_the_users_own_code_in_a_call(verb: str, observer: type[Ledger]) -> None:
+    class Struck(mcp.Client):
+        async def call_tool(self, *_: Any, **__: Any) -> types.CallToolResult:
+            signal.raise_signal(signal.SIGINT)
+            raise AssertionError("not interrupted")
+
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[mcp.Client]:
+        async with Struck(MCPServer("custom")) as client:
+            yield client
+
+    async with watched_pool({"s": CustomServer(connect)}, ledger=observer()) as pool:
+        with pytest.raises(KeyboardInterrupt):
+            if verb == "pool":
+                await pool.call_tool("s", "x")
+            else:
+                async with pool.session("s") as session:
+                    await session.call_tool("x")
+
+
+@pytest.mark.parametrize("observer", [Ledger, Called])
+async def test_a_call_that_fails_leaves_nothing_for_the_collector(observer: type[Ledger]) -> None:
+    class Failing(mcp.Client):
+        async def call_tool(self, *_: Any, **__: Any) -> types.CallToolResult:
+            raise LookupError
+
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[mcp.Client]:
+        async with Failing(MCPServer("custom")) as client:
+            yield client
+
+    async with watched_pool({"s": CustomServer(connect)}, ledger=observer()) as pool, pool.session("s") as session:
+        for round_ in range(2):
+            if round_:
+                gc.collect()
+            with contextlib.suppress(LookupError):
+                await session.call_tool("x")
+        assert gc.collect() == 0

@@ -102,6 +102,34 @@ async def test_R4_a_task_whose_own_session_is_being_drained_waits_until_it_is_cu
                 await another.list_tools()
 
 
+async def test_R4_a_task_whose_own_blocks_hold_sessions_that_end_at_no_time_gets_an_error(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A lifetime that is over bounds no call, so both sessions wait for this very task."""
+    policy = PoolPolicy(max_in_flight=1, max_sessions=2, max_lifetime=10, max_overlap=0)
+    async with watched_pool({"s": ScriptedServer()}, policy=policy) as pool, pool.session("s"):
+        await trio.sleep(5)
+        async with pool.session("s"):
+            await trio.sleep_until(12)  # the lifetime of the first is over, that of the second is not
+            with pytest.raises(RuntimeError, match=r"\(2 lease\(s\)\), so it would wait for itself"):
+                await pool.acquire("s")
+            await trio.sleep_until(16)  # and now that of both
+            with pytest.raises(RuntimeError, match=r"\(2 lease\(s\)\), so it would wait for itself"):
+                await pool.acquire("s")
+
+
+async def test_R4_R9_places_of_a_successor_that_may_not_be_lent_yet_are_none_to_wait_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    policy = PoolPolicy(max_in_flight=2, max_sessions=1, max_lifetime=10)
+    async with watched_pool({"s": ScriptedServer()}, policy=policy) as pool, pool.session("s"):
+        await trio.sleep(12)  # the successor stands beside it
+        async with pool.session("s"):
+            assert pool.statistics().size == 2
+            with pytest.raises(RuntimeError, match=r"\(2 lease\(s\)\), so it would wait for itself"):
+                await pool.acquire("s")
+
+
 async def test_R4_a_custom_server_is_exempt_unless_the_blocks_are_the_tasks_own(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -324,3 +324,17 @@ async def test_any_hashable_key_will_do(key: Hashable, autojump_clock: trio.test
         await note(pool, "x", scope=key)
         async with pool.open_scope((key, "own")) as corner:
             await note(corner, "x")
+
+
+async def test_R9_a_server_of_a_scope_is_dialled_anew_only_when_its_session_has_gone(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    own = ScriptedServer(gates={"close": slow(3)})
+    async with watched_pool({"s": ScriptedServer()}) as pool, pool.open_scope(servers={"own": own}) as corner:
+        await corner.call_tool("own", "echo", {"text": "x"})
+        own.kill()
+        await settle()
+        with pytest.raises(SessionLostError):
+            await corner.call_tool("own", "echo", {"text": "x"})
+        await corner.call_tool("own", "echo", {"text": "x"})
+        assert [(each.opened_at, each.closed_at) for each in own.connections] == [(0, 3), (3, None)]

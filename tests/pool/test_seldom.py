@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import mcp
+import mcp_types as types
 import pytest
 import trio
 import trio.testing
+from mcp.server import MCPServer
 
 from trio_mcp_pool import (
     AcquireFailed,
     Backoff,
     ConnectError,
+    CustomServer,
+    DialFailed,
+    Event,
     OutcomeUnknownError,
     PoolPolicy,
     ServerUnavailableError,
@@ -18,7 +29,7 @@ from trio_mcp_pool import (
     SessionLostError,
     open_pool,
 )
-from trio_mcp_pool.testing import ScriptedServer, error, ok, slow
+from trio_mcp_pool.testing import ScriptedServer, error, never, ok, slow
 
 from .books import Ledger, check_books, settle, text, watched_pool
 
@@ -266,3 +277,209 @@ async def test_R9_a_successor_of_a_session_that_was_never_used_is_not_missed(
             nursery.start_soon(pool.drain, "s")  # while the successor is being dialled
         await trio.sleep_until(20)
         assert [(c.opened_at, c.closed_at) for c in server.connections] == [(0, 5), (5, 5), (10, None)]
+
+
+async def test_R9_a_session_whose_lifetime_is_over_while_it_is_being_drained_is_still_drained(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    policy = PoolPolicy(max_lifetime=10, drain_timeout=100, max_overlap=0)
+    async with watched_pool({"s": server_that_pauses()}, policy=policy) as pool, trio.open_nursery() as nursery:
+        nursery.start_soon(pool.call_tool, "s", "pause", {"seconds": 30})
+        await trio.sleep(5)
+        await pool.drain("s")
+        assert trio.current_time() == 30
+        stats = pool.statistics()
+        assert (stats.closed_drained, stats.closed_lifetime) == (1, 0)
+
+
+async def test_R9_of_a_lifetime_and_a_drain_the_one_that_ends_the_session_is_told(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    policy = PoolPolicy(max_lifetime=10, drain_timeout=5, max_sessions=1)
+    server, ledger = ScriptedServer({"pause": pause}, gates={"handshake": [ok, slow(1000)]}), Ledger()
+    async with watched_pool({"s": server}, policy=policy, ledger=ledger) as pool, trio.open_nursery() as nursery:
+
+        async def caller() -> None:
+            with pytest.raises(OutcomeUnknownError):
+                await pool.call_tool("s", "pause", {"seconds": 1000})
+
+        nursery.start_soon(caller)
+        await trio.sleep(15)  # it is outdated, and its successor is being dialled
+        nursery.start_soon(pool.drain, "s")
+        await trio.sleep(10)
+        assert (20, "SessionClosed", 1, "drained") in ledger.story(SessionClosed)
+        nursery.cancel_scope.cancel()
+
+
+async def test_R11_a_drain_that_runs_out_in_the_middle_of_a_probe_is_no_death(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server, ledger = server_that_pauses(), Ledger()
+    policy = PoolPolicy(drain_timeout=12, probe_timeout=10, write_timeout=1000, max_sessions=1)
+    async with watched_pool({"s": server}, policy=policy, ledger=ledger) as pool, trio.open_nursery() as nursery:
+        await pool.list_tools("s")
+
+        async def caller() -> None:
+            with pytest.raises(OutcomeUnknownError):
+                await pool.call_tool("s", "pause", {"seconds": 1000})
+
+        nursery.start_soon(caller)
+        await settle()
+        server.stop()
+        with trio.move_on_after(1):
+            await pool.call_tool("s", "pause", {"seconds": 1000})
+        server.gates["handshake"] = slow(1000)
+        nursery.start_soon(pool.drain, "s")
+        await trio.sleep(30)
+        # Suspect at 1, probed from 11 on; the drain's time is over at 13.
+        assert ledger.story(SessionDied, SessionClosed)[0] == (13, "SessionClosed", 1, "drained")
+        assert pool.statistics().sessions_lost == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_R4_a_task_may_wait_for_its_own_session_while_a_probe_decides_about_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = server_that_pauses()
+    policy = PoolPolicy(probe_timeout=10, write_timeout=1000, max_sessions=1, max_in_flight=2)
+    async with watched_pool({"s": server}, policy=policy) as pool, pool.session("s") as session:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.call_tool, "pause", {"seconds": 1000})
+            await settle()
+            server.stop()
+            with trio.move_on_after(1):
+                await session.call_tool("pause", {"seconds": 1000})
+
+            async def resume() -> None:
+                await trio.sleep_until(30)
+                server.resume()
+
+            nursery.start_soon(resume)
+            await trio.sleep_until(25)  # probed from 11 to 21: unfit, while the first call runs
+            assert text(await pool.call_tool("s", "echo", {"text": "x"})) == "x"
+            assert trio.current_time() == 31
+            nursery.cancel_scope.cancel()
+
+
+# Dials.
+
+
+async def test_R5_a_dial_that_took_too_long_is_given_up_at_that_moment(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ledger = Ledger()
+    policy = PoolPolicy(connect_timeout=10, close_timeout=5, when_unavailable="fail")
+    async with watched_pool({"s": ScriptedServer(gates={"spawn": never})}, policy=policy, ledger=ledger) as pool:
+        with pytest.raises(ConnectError):
+            await pool.call_tool("s", "echo", {"text": "x"})
+        await settle()
+        assert ledger.story(SessionClosed) == [(10, "SessionClosed", 1, "failed")]
+
+
+async def test_R5_an_error_that_fails_fast_has_the_cause_of_the_last_failure(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    cause = FileNotFoundError("no-such-command")
+    async with watched_pool(
+        {"s": ScriptedServer(gates={"spawn": error(cause)})}, policy=PoolPolicy(when_unavailable="fail")
+    ) as pool:
+        with pytest.raises(ConnectError) as first:
+            await pool.call_tool("s", "echo", {"text": "x"})
+        with pytest.raises(ServerUnavailableError) as second:
+            await pool.call_tool("s", "echo", {"text": "x"})
+        assert first.value.__cause__ is cause
+        assert second.value.__cause__ is cause
+        last = pool.statistics().servers["s"].last_error
+        assert last is not None
+        assert last.__cause__ is cause
+
+
+async def test_R5_what_failed_after_the_backoff_of_its_outage_may_be_dialled_again_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    failed: list[DialFailed] = []
+
+    class Observer(Ledger):
+        def event(self, e: Event, /) -> None:
+            super().event(e)
+            if isinstance(e, DialFailed):
+                failed.append(e)
+
+    delays = [1.0, 2.0]
+
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[mcp.Client]:
+        await trio.sleep(delays.pop(0) if delays else math.inf)
+        raise OSError("no")
+        yield
+
+    policy = PoolPolicy(min_sessions=2, max_sessions=2, backoff=Backoff(first=0.5, jitter=0))
+    async with watched_pool({"s": CustomServer(connect)}, policy=policy, ledger=Observer()):
+        await trio.sleep(2.25)
+        assert [(e.at, e.error.attempt, e.error.retry_after) for e in failed] == [(1, 1, 0.5), (2, 1, 0)]
+
+
+async def test_R9_a_drain_bounds_a_dial_whose_task_has_not_begun(autojump_clock: trio.testing.MockClock) -> None:
+    async with watched_pool({"s": ScriptedServer()}) as pool:
+        for _ in range(12):  # which of the two tasks runs first is left to chance
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pool.call_tool, "s", "echo", {"text": "x"})
+                nursery.start_soon(pool.drain, "s")
+            await pool.drain("s")
+
+
+# The tools of a trusted server.
+
+
+def trusted_client(list_tools: Callable[[], Awaitable[types.ListToolsResult]]) -> CustomServer:
+    class Listed(mcp.Client):
+        async def list_tools(self, **_: Any) -> types.ListToolsResult:  # type: ignore[override]
+            return await list_tools()
+
+    return CustomServer(lambda: Listed(MCPServer("s")), trusted=True)
+
+
+async def test_R13_a_listing_of_tools_that_never_ends_is_cut_with_its_session(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    began: list[float] = []
+
+    async def list_tools() -> types.ListToolsResult:
+        began.append(trio.current_time())
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async with watched_pool({"s": trusted_client(list_tools)}) as pool:
+        await pool.wait_ready("s")
+        await settle()
+        assert began == [0]
+    assert trio.current_time() == 0
+
+
+async def test_R13_of_a_listing_that_has_no_last_page_a_hundred_are_read(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    pages: list[int] = []
+
+    async def list_tools() -> types.ListToolsResult:
+        pages.append(len(pages))
+        return types.ListToolsResult(tools=[], next_cursor="more")
+
+    async with watched_pool({"s": trusted_client(list_tools)}) as pool:
+        await pool.wait_ready("s")
+        await settle()
+        assert len(pages) == 100
+
+
+async def test_R13_a_listing_that_raises_costs_nobody_anything_and_is_logged(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def list_tools() -> types.ListToolsResult:
+        raise LookupError("hunter2")
+
+    caplog.set_level("INFO", "trio_mcp_pool")
+    async with watched_pool({"s": trusted_client(list_tools)}) as pool:
+        await pool.wait_ready("s")
+        await settle()
+        assert pool.statistics().sessions_lost == 0
+    assert [record.message for record in caplog.records] == ["server 's': listing its tools raised LookupError"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final, final
 
@@ -83,11 +83,19 @@ class FreshKey:
 class Entry:
     """One server that the pool, or a scope, was given, and its lanes."""
 
-    def __init__(self, name: str, server: Server, default_policy: PoolPolicy, peaks: Peaks, named: Peaks) -> None:
+    def __init__(
+        self,
+        name: str,
+        server: Server,
+        default_policy: PoolPolicy,
+        peaks: Peaks,
+        named: Peaks,
+        occupied: Callable[[Hashable], int],
+    ) -> None:
         self.name = name
         self.server: Server = server
         self.default_policy = default_policy
-        self.shared: Shared = Shared(name, Health(name), Counts(peaks, named))
+        self.shared: Shared = Shared(name, Health(name), Counts(peaks, named), occupied)
         self.lane: Lane | None = None
         """The lane outside of scopes, once the pool is open."""
 

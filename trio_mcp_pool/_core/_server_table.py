@@ -99,10 +99,9 @@ class ServerTable:
     def entry(self, name: str, server: Server) -> Entry:
         """A new entry, which counts on where a removed server of this name has ended."""
         named = self._peaks_of.setdefault(name, Peaks())
-        entry = Entry(name, server, self.policy, self.peaks, named)
+        entry = Entry(name, server, self.policy, self.peaks, named, lambda key: self.removed.occupied(name, key))
         if (counts := self.removed.take_counters(name)) is not None:
             entry.shared.counts.add_counters(counts)
-        entry.shared.occupied = lambda key: self.removed.occupied(name, key)
         return entry
 
     def used(self) -> list[Entry]:

@@ -62,8 +62,8 @@ def held_for_ever(
                 return 0  # it is suspect or unfit at the moment: its probe will decide
         elif connection.state is not State.DRAINING:
             return 0
-        if connection.drain_by < math.inf and (connection.outdated or connection.state is State.DRAINING):
-            return 0
+        if connection.drain_by < math.inf:
+            return 0  # it ends then, whoever holds it
         for lease in connection.leases:
             assert isinstance(lease, Lease)
             if pinned is None:

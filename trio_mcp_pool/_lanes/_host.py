@@ -41,12 +41,12 @@ class Shared:
     name: str
     health: Health
     counts: Counts
+    occupied: Callable[[Hashable], int]
+    """How many connections of a key still exist of a server of this name that was removed. They count (R9)."""
     lanes: dict[Hashable, Any] = field(default_factory=dict)
     """The server's lanes by key; a lane enters itself when somebody waits in it, and is taken out when it is empty."""
     unserved: dict[Matchable, None] = field(default_factory=dict)
     """The lanes that want something they cannot have now: matched again when a backoff ends or the server has answered."""
-    occupied: Callable[[Hashable], int] = lambda _: 0
-    """How many connections of a key still exist of a server of this name that was removed. They count (R9)."""
 
 
 class Host(Protocol):

@@ -51,7 +51,7 @@ class Lane(LaneState):
     # Acquire, leave the queue, release.
 
     @enable_ki_protection
-    def try_acquire(self, in_block: bool = False) -> Lease | None:
+    def try_acquire(self, *, in_block: bool) -> Lease | None:
         """A lease at once, or `None` if it would take a wait or a dial. Raises the error that a caller must get first."""
         if self.refusal is not None or self.notice is not None:
             waiting.raise_refusal(self)
@@ -67,12 +67,12 @@ class Lane(LaneState):
         return lease
 
     @enable_ki_protection
-    async def acquire(self, in_block: bool = False) -> Lease:
+    async def acquire(self, *, in_block: bool) -> Lease:
         """A lease, waited for if need be."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        lease = self.try_acquire(in_block)
+        lease = self.try_acquire(in_block=in_block)
         if lease is None:
-            return await waiting.wait(self, in_block)
+            return await self.wait(in_block=in_block)
         try:
             await trio.lowlevel.cancel_shielded_checkpoint()
         except BaseException:
@@ -80,7 +80,7 @@ class Lane(LaneState):
             raise
         return lease
 
-    async def wait(self, in_block: bool = False) -> Lease:
+    async def wait(self, *, in_block: bool) -> Lease:
         """Queue for a lease that `try_acquire` did not give in this same step."""
         return await waiting.wait(self, in_block)
 

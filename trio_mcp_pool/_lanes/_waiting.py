@@ -25,7 +25,7 @@ from ._state import LaneState
 
 
 @enable_ki_protection
-async def wait(lane: LaneState, in_block: bool = False) -> Lease:
+async def wait(lane: LaneState, in_block: bool) -> Lease:
     """Queue for a lease that `try_acquire` did not give in this same step."""
     observer = lane.host.caller_observer
     if observer is None:
