@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
@@ -76,12 +77,14 @@ class Backoff:
         if self.cap < self.first:
             raise ValueError(f"Backoff.cap must be at least first ({self.first!r}), not {self.cap!r}")
 
-    def delay(self, failures: int, random: float) -> float:
-        """Seconds to wait after the given number of consecutive failures; `random` is drawn from [0, 1)."""
-        try:
-            wait = min(self.cap, self.first * float(self.factor) ** (failures - 1))
-        except OverflowError:  # a server that has failed for a day
-            wait = self.cap
+    def delay(self, failures: float, random: float) -> float:
+        """Seconds to wait after the given number of consecutive failures, which is `math.inf` where waiting for less would be
+        pointless; `random` is drawn from [0, 1).
+        """
+        wait: float = self.cap
+        if failures < math.inf:
+            with suppress(OverflowError):  # a server that has failed for a day
+                wait = min(self.cap, self.first * float(self.factor) ** (failures - 1))
         return wait * (1 + self.jitter * (2 * random - 1))
 
 

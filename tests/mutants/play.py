@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import faulthandler
 import gc
 import importlib
 import multiprocessing
@@ -39,8 +40,8 @@ _SILENT = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
 _SLOW = "tests/pool/test_growth.py"
 # How long a test may take, in seconds and in times of what it took without a mutation.
 _PATIENCE = 4
-# What a mutant that never ends, or eats memory, is allowed.
-_SECONDS, _TEST_SECONDS, _MEMORY = 240, 10, 4 << 30
+# What a mutant that never ends, or eats memory, is allowed: a test that nothing can interrupt, and all of them, in seconds.
+_HUNG, _SECONDS, _MEMORY = 30, 600, 4 << 30
 _LIBRARIES = ("trio", "anyio", "mcp", "mcp.client", "mcp.server", "h11", "httpx2", "jsonschema", "hypothesis")
 
 
@@ -120,6 +121,11 @@ class _Finder:
 
     def __init__(self, tell: int) -> None:
         self.tell = tell
+        self._nowhere = os.open(os.devnull, os.O_WRONLY)
+
+    def pytest_runtest_logstart(self) -> None:
+        """A test that not even its timeout can end takes the process with it."""
+        faulthandler.dump_traceback_later(_HUNG, exit=True, file=self._nowhere)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Tell the worker of a failure."""
@@ -222,9 +228,7 @@ class Worker:
         def answer(session: pytest.Session) -> None:
             here.close()
             functions = Functions(self.tree)
-            items = {item.nodeid: item for item in session.items}
-            for name, item in items.items():
-                item.add_marker(pytest.mark.timeout(_PATIENCE + _PATIENCE * self.known.seconds.get(name, 0.0)))
+            items = {item.nodeid: item for item in self._bounded(session.items)}
             gc.collect()
             gc.freeze()
             while (task := there.recv()) is not None:
@@ -236,6 +240,11 @@ class Worker:
         there.close()
         return here
 
+    def _bounded(self, items: list[pytest.Item]) -> list[pytest.Item]:
+        for item in items:
+            item.add_marker(pytest.mark.timeout(_PATIENCE + _PATIENCE * self.known.seconds.get(item.nodeid, 0.0)))
+        return items
+
     def _order(self, names: Iterable[str], killers: list[str]) -> list[str]:
         first = {name: place for place, name in enumerate(killers)}
         seconds = self.known.seconds
@@ -243,15 +252,16 @@ class Worker:
 
     def _anew(self, mutant: Mutant, changed: str) -> str | None:
         """The test that finds a mutant that is imported."""
-        order = {
-            name: place for place, name in enumerate(self._order(self.known.seconds, self.killers.get(mutant.path, [])))
-        }
+        order = self._order(self.known.seconds, self.killers.get(mutant.path, []))
+        places = {name: place for place, name in enumerate(order)}
         path = self.tree / mutant.path
         source = path.read_text(encoding="utf-8")
 
+        def run(session: pytest.Session) -> None:
+            _run(sorted(self._bounded(session.items), key=lambda item: places.get(item.nodeid, 0)))
+
         def test(tell: int) -> None:
-            run = _Collected(lambda session: _run(sorted(session.items, key=lambda item: order.get(item.nodeid, 0))))
-            _pytest(self.tree, self.tests, run, _Finder(tell))
+            _pytest(self.tree, self.tests, _Collected(run), _Finder(tell))
 
         path.write_text(changed, encoding="utf-8")
         try:
@@ -325,7 +335,7 @@ def _pytest(tree: Path, tests: list[str], *plugins: object) -> None:
     for fd in (0, 1, 2):
         os.dup2(nowhere, fd)
     quick = [f"--ignore={_SLOW}", "-n", "0", "-p", "no:cacheprovider", "-s", "-q", f"--basetemp={tree}.tmp"]
-    pytest.main([*quick, "--timeout", str(_TEST_SECONDS), *_SILENT, *tests], plugins=list(plugins))
+    pytest.main([*quick, *_SILENT, *tests], plugins=list(plugins))
 
 
 def _alarm(child: int) -> threading.Timer:

@@ -394,6 +394,17 @@ async def test_R5_an_error_that_fails_fast_has_the_cause_of_the_last_failure(
         assert last.__cause__ is cause
 
 
+async def test_R5_what_will_not_pass_is_dialled_again_after_the_longest_backoff_however_slowly_that_grows(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = ScriptedServer(gates={"spawn": error(FileNotFoundError("no-such-command"))})
+    policy = PoolPolicy(when_unavailable="fail", backoff=Backoff(first=0.5, factor=1, cap=60, jitter=0))
+    async with watched_pool({"s": server}, policy=policy) as pool:
+        with pytest.raises(ConnectError) as caught:
+            await pool.call_tool("s", "echo", {"text": "x"})
+        assert caught.value.retry_after == 60
+
+
 async def test_R5_what_failed_after_the_backoff_of_its_outage_may_be_dialled_again_at_once(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

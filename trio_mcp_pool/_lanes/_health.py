@@ -71,14 +71,12 @@ class Health:
         if counts:
             self._last_known = self.next_mark()
             self.failures += 1
-            delay = backoff.delay(1_000_000 if is_permanent(error, cause) else self.failures, random.random())
+            delay = backoff.delay(math.inf if is_permanent(error, cause) else self.failures, random.random())
             self.retry_at = trio.current_time() + delay
         error.attempt = self.failures
         error.retry_after = max(0.0, self.retry_at - trio.current_time())
         if counts or self.error is None:
-            kept = error._fresh()
-            kept.__cause__ = cause
-            self.error = kept
+            self.error = error._fresh()
         return counts
 
     def proved(self) -> None:
