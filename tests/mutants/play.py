@@ -67,7 +67,7 @@ class Known:
     def of(self, mutant: Mutant, source: str) -> set[str]:
         """The tests that run a line of the changed statement."""
         runs = self.runs.get(mutant.path, {})
-        return set().union(*(runs.get(line, ()) for line in _statement(source, mutant.line)))
+        return set().union(*(runs.get(line, ()) for line in _statement(source, mutant.line))) - {""}
 
 
 def _statement(source: str, line: int) -> range:
@@ -234,7 +234,9 @@ class Worker:
             while (task := there.recv()) is not None:
                 mutant, source, changed, killers = task
                 chosen = self._order(self.known.of(mutant, source), killers)
-                there.send(_try(functions, mutant, source, changed, [items[name] for name in chosen if name in items]))
+                # What no test runs may have been run by an import.
+                tests = [items[name] for name in chosen]
+                there.send(_try(functions, mutant, source, changed, tests) if tests else False)
 
         _fork(lambda: _pytest(self.tree, self.tests, _Collected(answer)))
         there.close()
@@ -278,7 +280,7 @@ def _try(
     def test(tell: int) -> None:
         if not functions.change(mutant.path, source, changed):
             os.write(tell, b"imported")
-        elif items:
+        else:
             items[0].config.pluginmanager.register(_Finder(tell))
             _run(items)
 

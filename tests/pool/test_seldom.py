@@ -21,6 +21,7 @@ from trio_mcp_pool import (
     CustomServer,
     DialFailed,
     Event,
+    LeaseEnded,
     OutcomeUnknownError,
     PoolPolicy,
     ServerUnavailableError,
@@ -58,6 +59,20 @@ async def test_R10_a_session_is_in_use_until_its_last_lease_ends_also_where_nobo
         second.release()
         stats = check_books(pool)
         assert (stats.sessions_in_use, stats.sessions_idle, stats.leases_in_flight) == (0, 1, 0)
+
+
+async def test_R10_a_lease_that_ends_with_its_session_was_used_until_then(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ledger = Ledger()
+    policy = PoolPolicy(drain_timeout=3, max_overlap=0)
+    async with watched_pool({"s": server_that_pauses()}, policy=policy, ledger=ledger) as pool:
+        await trio.sleep(5)
+        held = await pool.acquire("s")
+        await trio.sleep(2)
+        await pool.drain("s")
+        held.release()
+        assert [(e.at, e.used) for e in ledger.events if isinstance(e, LeaseEnded)] == [(10, 5)]
 
 
 async def test_R8_the_loss_of_a_scopes_session_is_told_to_who_does_not_want_to_wait_either(
@@ -361,6 +376,62 @@ async def test_R4_a_task_may_wait_for_its_own_session_while_a_probe_decides_abou
             nursery.cancel_scope.cancel()
 
 
+async def test_R9_a_second_drain_bounds_the_calls_on_the_successor_that_the_first_has_dialled(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = ScriptedServer({"pause": pause}, gates={"handshake": [ok, slow(5), slow(1000)]})
+    policy = PoolPolicy(drain_timeout=20, max_sessions=1, max_in_flight=1)
+    async with watched_pool({"s": server}, policy=policy) as pool, trio.open_nursery() as nursery:
+        held = await pool.acquire("s")
+        nursery.start_soon(pool.drain, "s")
+        await trio.sleep(2)
+        nursery.start_soon(pool.drain, "s")
+
+        async def caller() -> None:
+            with pytest.raises(OutcomeUnknownError):
+                await pool.call_tool("s", "pause", {"seconds": 1000})
+            assert trio.current_time() == 22
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(caller)
+        await trio.sleep_until(6)
+        held.release()
+
+
+async def test_R9_the_failures_of_successors_are_over_with_the_first_that_is_ready(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ledger = Ledger()
+    server = ScriptedServer(gates={"handshake": [ok, error(OSError("no")), ok, error(OSError("no")), ok]})
+    policy = PoolPolicy(min_sessions=1, max_sessions=1, max_lifetime=100, backoff=Backoff(first=0.5, jitter=0))
+    async with watched_pool({"s": server}, policy=policy, ledger=ledger) as pool:
+        await pool.wait_ready("s")
+        await trio.sleep(250)
+        assert [e.error.attempt for e in ledger.events if isinstance(e, DialFailed)] == [1, 1]
+
+
+async def test_R15_after_an_error_the_shorter_close_timeout_bounds_what_is_being_closed_already(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[mcp.Client]:
+        async with mcp.Client(MCPServer("s")) as client:
+            yield client
+        await trio.sleep_forever()
+
+    def server(close_timeout: float) -> CustomServer:
+        return CustomServer(connect, policy=PoolPolicy(close_timeout=close_timeout, idle_timeout=1))
+
+    with pytest.raises(LookupError):
+        async with watched_pool({"s": server(30)}) as pool:
+            await pool.list_tools("s")
+            await trio.sleep(5)
+            assert pool.statistics().sessions_closing == 1
+            await pool.reconfigure({"s": server(2)})
+            raise LookupError
+    assert trio.current_time() == 7
+
+
 # Dials.
 
 
@@ -428,6 +499,43 @@ async def test_R5_what_failed_after_the_backoff_of_its_outage_may_be_dialled_aga
     async with watched_pool({"s": CustomServer(connect)}, policy=policy, ledger=Observer()):
         await trio.sleep(2.25)
         assert [(e.at, e.error.attempt, e.error.retry_after) for e in failed] == [(1, 1, 0.5), (2, 1, 0)]
+
+
+async def test_R5_the_next_dial_does_not_wait_until_the_one_that_failed_has_gone(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = ScriptedServer(gates={"handshake": [error(OSError("no")), ok], "close": [slow(10), ok]})
+    backoff = Backoff(first=0.5, jitter=0)
+    policy = PoolPolicy(min_sessions=1, max_sessions=2, backoff=backoff, close_timeout=20)
+    async with watched_pool({"s": server}, policy=policy) as pool:
+        await trio.sleep(1)
+        stats = pool.statistics()
+        assert (stats.sessions_idle, stats.sessions_closing) == (1, 1)
+
+
+async def test_R5_a_failure_that_does_not_count_any_more_is_shown_all_the_same(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    dials: list[int] = []
+
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[mcp.Client]:
+        dials.append(len(dials))
+        if len(dials) == 2:
+            await trio.sleep(5)
+            raise OSError("too late to count")
+        async with mcp.Client(MCPServer("s")) as client:
+            yield client
+
+    policy = PoolPolicy(min_sessions=2, max_sessions=2)
+    async with watched_pool({"s": CustomServer(connect)}, policy=policy) as pool:
+        await pool.list_tools("s")
+        await trio.sleep(4)
+        assert pool.statistics().servers["s"].last_error is None
+        await trio.sleep(2)
+        server = pool.statistics().servers["s"]
+        assert (server.state, server.sessions_idle, len(dials)) == ("ready", 2, 3)
+        assert "too late to count" in str(server.last_error)
 
 
 async def test_R9_a_drain_bounds_a_dial_whose_task_has_not_begun(autojump_clock: trio.testing.MockClock) -> None:

@@ -334,6 +334,8 @@ async def test_R10b_callers_that_wait_are_told_when_scopes_come_to_hold_all_plac
             held.release()
             await trio.sleep(1)
             assert told == [3]
+        await settle()
+        assert pool.statistics().size == 0  # nothing is dialled for those who were told
 
 
 async def test_R10b_sessions_of_open_scope_are_never_ended_for_others(autojump_clock: trio.testing.MockClock) -> None:

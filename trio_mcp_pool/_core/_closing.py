@@ -18,6 +18,7 @@ from .._connection._record import Connection
 from .._connection._states import State
 from .._errors import PoolError
 from .._events import CloseReason, PoolClosed
+from .._lanes._host import Host, step
 from .._lanes._lane import Lane
 from .._wire.stdio._descendants import still_living
 
@@ -32,7 +33,8 @@ _GRACE: Final = 0.5
 class Closing:
     """The waits for connections to go, and what had to be done to their processes."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: Host) -> None:
+        self.host: Host = host
         self._moved = trio.Event()
         self._killed: list[int] = []
         self._left_behind: list[int] = []
@@ -71,16 +73,8 @@ class Closing:
         self, lanes: list[Lane], error: PoolError, reason: CloseReason, task: trio.lowlevel.Task, *, clean: bool
     ) -> None:
         """Refuse, drain if `clean`, close. Under cancellation nothing is waited for beyond `close_timeout`."""
-        connections: list[Connection] = []
-        for lane in lanes:
-            lane.refuse(error)
-        for lane in lanes:
-            lane.end_leases(task)
-            # After an error, leases have no time.
-            connections += lane.retire_all(lane.policy.drain_timeout if clean else 0.0, reason)
+        connections = self._retire(lanes, error, reason, task, clean=clean)
         try:
-            if not clean:
-                self._close(lanes, reason)
             with trio.CancelScope(shield=not clean):
                 await self._wait_closed(connections)
         except BaseException:
@@ -99,6 +93,21 @@ class Closing:
                         "no process known" if pid is None else f"pid {pid}",
                     )
 
+    @step
+    def _retire(
+        self, lanes: list[Lane], error: PoolError, reason: CloseReason, task: trio.lowlevel.Task, *, clean: bool
+    ) -> list[Connection]:
+        connections: list[Connection] = []
+        for lane in lanes:
+            lane.refuse(error)
+        for lane in lanes:
+            lane.end_leases(task)
+            connections += lane.retire_all(lane.policy.drain_timeout, reason)
+        if not clean:
+            self._close(lanes, reason)  # after an error, leases have no time
+        return connections
+
+    @step
     def _close(self, lanes: list[Lane], reason: CloseReason) -> None:
         for lane in lanes:
             lane.close(reason, trio.current_time() + lane.policy.close_timeout)

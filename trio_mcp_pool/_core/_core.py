@@ -67,7 +67,7 @@ class Core:
         self.closing: PoolClosedError | None = None
         self.hub: Hub | None = None
         self.admission: Admission = Admission(self, max_connecting, max_sessions_total)
-        self.ends: Closing = Closing()
+        self.ends: Closing = Closing(self)
         self.servers: ServerTable = ServerTable(self, servers, policy, max_sessions_total)
         self.scopes: Scopes = Scopes(self, self.servers, self.ends)
 

@@ -73,11 +73,7 @@ class Lane(LaneState):
         lease = self.try_acquire(in_block=in_block)
         if lease is None:
             return await self.wait(in_block=in_block)
-        try:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-        except BaseException:
-            self.release(lease)
-            raise
+        await trio.lowlevel.cancel_shielded_checkpoint()
         return lease
 
     async def wait(self, *, in_block: bool) -> Lease:
@@ -190,8 +186,6 @@ class Lane(LaneState):
     @step
     def dial_failed(self, connection: Connection, error: ConnectError, cause: BaseException | None) -> None:
         """A dial has failed."""
-        if connection.state is not _DIALING:
-            return
         self.host.dial_over(connection)
         now = trio.current_time()
         ending.begin_closing(self, connection, "failed")
@@ -316,7 +310,6 @@ class Lane(LaneState):
         elif not connection.leases and self.is_surplus() and now >= connection.idle_since + self.policy.idle_timeout:
             ending.close(self, connection, "idle")
         elif now >= suspicion.probe_due_at(connection):
-            connection.probe_wanted = False
             if not suspicion.was_heard(connection):
                 return True
             self.clear_suspicion(connection)
@@ -338,11 +331,10 @@ class Lane(LaneState):
     @step
     def closed(self, connection: Connection) -> None:
         """Nothing of a connection is left."""
-        self.host.dial_over(connection)
         ending.remove(self, connection)
         self.host.rematch(self)
 
-    # What the pool does to it.
+    # What the pool does to it, in steps of its own.
 
     def start(self, connection: Connection) -> None:
         """The dial's turn has come: its owner is being started."""
@@ -351,12 +343,10 @@ class Lane(LaneState):
         connection.link.attempt = self.shared.health.failures + 1
         connection.dial_started_at = trio.current_time()
 
-    @step
     def tick(self) -> None:
         """Match again, although nothing happened in this lane."""
         self.host.rematch(self)
 
-    @step
     def change(self, server: Server, policy: PoolPolicy) -> None:
         """From now on dial another server, by another policy. What stands of the old one is for `replace_all` to end."""
         self.adopt(server, policy)
@@ -376,7 +366,6 @@ class Lane(LaneState):
                 connection.owner.wake_at(self.next_check_at(connection))
         self.host.rematch(self)
 
-    @step
     def replace_all(self, timeout: float, *, changed: bool) -> list[Connection]:
         """Replace all connections; what runs on them has `timeout` seconds from now. Returns the old ones.
 
@@ -402,7 +391,6 @@ class Lane(LaneState):
         self.host.rematch(self)
         return old
 
-    @step
     def retire_all(self, timeout: float, reason: CloseReason) -> list[Connection]:
         """End all connections without a successor: no new leases, running ones have `timeout` seconds. Returns them."""
         by = trio.current_time() + timeout
@@ -415,14 +403,12 @@ class Lane(LaneState):
         self.host.rematch(self)
         return old
 
-    @step
     def refuse(self, error: PoolError) -> None:
         """Give no more leases, and fail the waiters."""
         self.refusal = error
         self.count_limit()
         waiting.fail_waiters(self, error)
 
-    @step
     def end_leases(self, task: trio.lowlevel.Task) -> None:
         """End the leases that a task holds and that no other task can release (R2)."""
         for connection in list(self.connections):
@@ -430,7 +416,6 @@ class Lane(LaneState):
                 if isinstance(lease, Lease) and lease.task is task and (lease.in_block or not lease.shared):
                     self.release(lease)
 
-    @step
     def close(self, reason: CloseReason, by: float) -> None:
         """Close all connections, whatever runs on them, by the given time."""
         for connection in list(self.connections):
@@ -440,18 +425,14 @@ class Lane(LaneState):
             else:
                 ending.close(self, connection, reason, by)
 
-    @step
     def make_room(self, connection: Connection) -> None:
         """Close a session, or take no new leases on it, because another lane needs its place (R10b)."""
         if connection.state is _READY:
             ending.retire(self, connection, "idle", math.inf)
             self.host.rematch(self)
 
-    @step
     def no_place_left(self) -> None:
         """Sessions of `open_scope` hold all places: fail the callers whose dials wait for one (R10b)."""
-        if self.ready or self.dialing > len(self.queued):
-            return
         matching.withdraw_dials(self, ConnectError("there was no place for it (max_sessions_total)", server=self.name))
         waiting.fail_waiters(self, waiting.no_place_error(self))
 
