@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import mcp
@@ -28,6 +29,7 @@ from trio_mcp_pool import (
     SessionClosed,
     SessionDied,
     SessionLostError,
+    SessionOpened,
     open_pool,
 )
 from trio_mcp_pool.testing import ScriptedServer, error, never, ok, slow
@@ -432,7 +434,212 @@ async def test_R15_after_an_error_the_shorter_close_timeout_bounds_what_is_being
     assert trio.current_time() == 7
 
 
+async def test_R9_a_drain_bounds_what_drains_for_its_lifetime_already(autojump_clock: trio.testing.MockClock) -> None:
+    policy = PoolPolicy(max_lifetime=10, drain_timeout=5, max_overlap=0)
+    async with watched_pool({"s": server_that_pauses()}, policy=policy) as pool, trio.open_nursery() as nursery:
+
+        async def caller() -> None:
+            with pytest.raises(OutcomeUnknownError):
+                await pool.call_tool("s", "pause", {"seconds": 1000})
+            assert trio.current_time() == 25
+
+        nursery.start_soon(caller)
+        await trio.sleep(20)
+        await pool.drain("s")
+
+
+async def test_R9_a_session_that_outlived_its_successors_failure_ends_when_it_is_released_though_nobody_observes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = ScriptedServer(gates={"handshake": [ok, error(OSError("no")), ok]})
+    policy = PoolPolicy(max_lifetime=10, backoff=Backoff(first=100, cap=100), min_sessions=0)
+    async with open_pool({"s": server}, policy=policy) as pool:
+        async with pool.session("s") as session:
+            await session.list_tools()
+            await trio.sleep(20)
+            assert pool.statistics().sessions_in_use == 1
+        await settle()
+        stats = check_books(pool)
+        assert (stats.size, stats.closed_lifetime) == (0, 1)
+
+
+async def test_R9_after_a_change_to_fewer_the_surplus_ends_when_it_is_released_though_nobody_observes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    connect = partial(mcp.Client, MCPServer("s"))
+
+    def described(max_sessions: int) -> CustomServer:
+        return CustomServer(connect, policy=PoolPolicy(max_in_flight=1, max_sessions=max_sessions))
+
+    async with open_pool({"s": described(2)}) as pool:
+        async with pool.session("s"), pool.session("s"):
+            await pool.reconfigure({"s": described(1)})
+            assert pool.statistics().size == 2
+        await settle()
+        assert check_books(pool).size == 1
+
+
+async def test_R9_a_changed_policy_holds_for_the_sessions_that_there_are_whatever_their_state(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[mcp.Client]:
+        async with mcp.Client(MCPServer("s")) as client:
+            yield client
+        await trio.sleep(50)
+
+    def described(lifetime: float) -> CustomServer:
+        return CustomServer(
+            connect,
+            policy=PoolPolicy(
+                max_in_flight=1, max_sessions=2, idle_timeout=5, max_lifetime=lifetime, close_timeout=100, max_overlap=0
+            ),
+        )
+
+    async with watched_pool({"s": described(1000)}) as pool:
+        first = await pool.acquire("s")
+        async with pool.session("s"):
+            first.release()
+            await trio.sleep(10)  # the first is being closed
+            assert pool.statistics().sessions_closing == 1
+            await pool.reconfigure({"s": described(20)})
+            await trio.sleep(15)
+            assert pool.statistics().closed_lifetime == 0
+        await trio.sleep(100)
+        assert pool.statistics().closed_lifetime == 1
+
+
+async def test_R11_a_changed_probe_timeout_holds_for_the_sessions_that_there_are(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def never_answer(**_: Any) -> Any:
+        await trio.sleep_forever()
+
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[mcp.Client]:
+        server = MCPServer("s")
+        server.add_tool(pause)
+        async with mcp.Client(server, mode="legacy") as client:
+            client.session.send_ping = never_answer  # type: ignore[method-assign]
+            yield client
+
+    ledger = Ledger()
+    before, after = (CustomServer(connect, policy=PoolPolicy(probe_timeout=seconds)) for seconds in (100, 5))
+    async with watched_pool({"s": before}, ledger=ledger) as pool:
+        await pool.list_tools("s")
+        await pool.reconfigure({"s": after})
+        with trio.move_on_after(1):
+            await pool.call_tool("s", "pause", {"seconds": 1000})
+        await trio.sleep(100)
+        # Five seconds of silence, then five for the answer.
+        assert ledger.story(SessionDied) == [(11, "SessionDied", 1)]
+
+
+async def test_R11_a_session_that_nobody_uses_is_probed_no_more_often_than_asked_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    pings: list[float] = []
+
+    @asynccontextmanager
+    async def connect() -> AsyncIterator[mcp.Client]:
+        async with mcp.Client(MCPServer("s"), mode="legacy") as client:
+            real = client.session.send_ping
+
+            async def send_ping(**options: Any) -> Any:
+                pings.append(trio.current_time())
+                return await real(**options)
+
+            client.session.send_ping = send_ping  # type: ignore[method-assign]
+            yield client
+
+    policy = PoolPolicy(min_sessions=1, probe_interval=10)
+    async with watched_pool({"s": CustomServer(connect)}, policy=policy):
+        await trio.sleep(35)
+    assert pings == [10, 20, 30]
+
+
 # Dials.
+
+
+async def test_events_say_how_long_a_dial_took_and_not_how_long_it_waited_for_its_turn(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ledger = Ledger()
+    servers = {name: ScriptedServer(gates={"handshake": slow(3)}) for name in "ab"}
+    servers["c"] = ScriptedServer(gates={"handshake": [slow(2), error(OSError("no"))]})
+    async with watched_pool(servers, ledger=ledger, max_connecting=1) as pool, trio.open_nursery() as nursery:
+        for name in "ab":
+            nursery.start_soon(pool.wait_ready, name)
+    assert [e.seconds for e in ledger.events if isinstance(e, SessionOpened)] == [3, 3]
+
+
+async def test_R5_a_session_that_proves_its_server_ends_the_backoff_for_those_who_wait(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = ScriptedServer(gates={"handshake": [ok, error(OSError("no")), ok], "call": [slow(3), ok]})
+    policy = PoolPolicy(
+        max_in_flight=1,
+        max_sessions=2,
+        backoff=Backoff(first=60, cap=60),
+        when_unavailable="wait",
+        acquire_timeout=1000,
+    )
+    async with watched_pool({"s": server}, policy=policy) as pool, trio.open_nursery() as nursery:
+
+        async def first() -> None:
+            async with pool.session("s") as session:
+                await session.call_tool("echo", {"text": "x"})
+                await trio.sleep(1000)
+
+        async def second() -> None:
+            await pool.call_tool("s", "echo", {"text": "x"})
+            assert trio.current_time() == 3
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(first)
+        await trio.sleep(1)
+        nursery.start_soon(second)
+
+
+async def test_R5_a_session_that_nobody_calls_proves_its_server_once_and_not_at_every_look(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ledger = Ledger()
+    server = ScriptedServer(gates={"handshake": [ok, *[error(OSError("no"))] * 20]})
+    policy = PoolPolicy(
+        min_sessions=2, max_sessions=2, probe_interval=3, backoff=Backoff(first=10, factor=2, cap=40, jitter=0)
+    )
+    async with watched_pool({"s": server}, policy=policy, ledger=ledger):
+        await trio.sleep(120)
+    failed = [e for e in ledger.events if isinstance(e, DialFailed)]
+    assert [(e.at, e.error.attempt) for e in failed] == [(0, 1), (10, 2), (30, 3), (40, 1), (50, 2), (70, 3), (110, 4)]
+
+
+async def test_R9_when_a_successor_is_given_up_the_next_dial_does_not_wait_until_it_has_gone(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    gates = {"handshake": [ok, slow(1000), ok], "close": [ok, slow(10, shielded=True), ok]}
+    server = ScriptedServer(gates=gates)
+    policy = PoolPolicy(min_sessions=1, max_sessions=2, drain_timeout=5)
+    async with watched_pool({"s": server}, policy=policy) as pool, trio.open_nursery() as nursery:
+        await pool.wait_ready("s")
+        nursery.start_soon(pool.drain, "s")
+        await trio.sleep(1)
+        nursery.start_soon(pool.drain, "s")
+        await trio.sleep(9)
+        assert [each.opened_at for each in server.connections] == [0, None, 6]
+
+
+async def test_R11_the_next_dial_does_not_wait_until_a_dead_session_has_gone(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = ScriptedServer(gates={"close": slow(10)})
+    async with watched_pool({"s": server}, policy=PoolPolicy(min_sessions=1, max_sessions=2)) as pool:
+        await pool.list_tools("s")
+        server.kill()
+        await trio.sleep(1)
+        stats = pool.statistics()
+        assert (stats.sessions_idle, stats.sessions_closing) == (1, 1)
 
 
 async def test_R5_a_dial_that_took_too_long_is_given_up_at_that_moment(

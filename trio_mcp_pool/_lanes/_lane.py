@@ -142,8 +142,6 @@ class Lane(LaneState):
     @step
     def dialled(self, connection: Connection) -> None:
         """A session is ready."""
-        if connection.state is not _DIALING:
-            return
         self.host.dial_over(connection)
         self.move(connection, _READY)
         self.recount(connection, "idle")
@@ -237,7 +235,6 @@ class Lane(LaneState):
         cause = link.lost_cause
         reason = link.mask(text_of(cause)) if cause is not None else "end of stream"
         self.emit(events.SessionDied, connection, reason=reason)
-        self.matcher.remove(connection)
         self.move(connection, State.BROKEN)
         if not connection.has_answered:
             age = trio.current_time() - connection.ready_at
@@ -269,7 +266,6 @@ class Lane(LaneState):
             self.shared.health.proved()
             if failed:
                 self.rematch_unserved()
-                self.host.rematch(self)
 
     @step
     def suspect(self, connection: Connection, call: Call) -> None:
