@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,7 @@ from trio_mcp_pool import (
     SessionDied,
     SessionLostError,
     SessionOpened,
+    UnknownServerError,
     open_pool,
 )
 from trio_mcp_pool.testing import ScriptedServer, error, never, ok, slow
@@ -75,6 +76,45 @@ async def test_R10_a_lease_that_ends_with_its_session_was_used_until_then(
         await pool.drain("s")
         held.release()
         assert [(e.at, e.used) for e in ledger.events if isinstance(e, LeaseEnded)] == [(10, 5)]
+        assert pool.statistics().usage_seconds == 5
+
+
+async def test_R4_a_change_to_more_calls_at_a_time_serves_those_who_wait(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    connect = partial(mcp.Client, MCPServer("s"))
+
+    def described(max_in_flight: int) -> CustomServer:
+        return CustomServer(connect, policy=PoolPolicy(max_in_flight=max_in_flight))
+
+    async with watched_pool({"s": described(1)}) as pool, trio.open_nursery() as nursery:
+        async with pool.session("s"):
+            nursery.start_soon(pool.list_tools, "s")
+            await trio.sleep(1)
+            assert pool.statistics().tasks_waiting_acquire == 1
+            await pool.reconfigure({"s": described(2)})
+            await settle()
+            assert pool.statistics().tasks_waiting_acquire == 0
+
+
+async def test_R10_the_time_of_those_who_waited_in_vain_counts(autojump_clock: trio.testing.MockClock) -> None:
+    ledger = Ledger()
+    async with watched_pool({"s": ScriptedServer()}, policy=PoolPolicy(max_in_flight=1), ledger=ledger) as pool:
+        async with pool.session("s"), trio.open_nursery() as nursery:
+            await trio.sleep(5)
+
+            async def waiter() -> None:
+                with pytest.raises(UnknownServerError):
+                    await pool.call_tool("s", "echo", {"text": "x"})
+
+            nursery.start_soon(waiter)
+            await trio.sleep(2)
+            nursery.start_soon(pool.remove_server, "s")
+            await settle()
+            nursery.cancel_scope.cancel()
+        failed = [e for e in ledger.events if isinstance(e, AcquireFailed)]
+        assert [(e.at, e.waited) for e in failed] == [(7, 2)]
+        assert pool.statistics().acquire_wait_seconds == 2
 
 
 async def test_R8_the_loss_of_a_scopes_session_is_told_to_who_does_not_want_to_wait_either(
@@ -535,14 +575,14 @@ async def test_R11_a_changed_probe_timeout_holds_for_the_sessions_that_there_are
         assert ledger.story(SessionDied) == [(11, "SessionDied", 1)]
 
 
-async def test_R11_a_session_that_nobody_uses_is_probed_no_more_often_than_asked_for(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    pings: list[float] = []
+def client_with(pings: list[float]) -> AbstractAsyncContextManager[mcp.Client]:
+    """A client of which the pool does not know what it hears, and that notes its pings."""
+    server = MCPServer("s")
+    server.add_tool(pause)
 
     @asynccontextmanager
     async def connect() -> AsyncIterator[mcp.Client]:
-        async with mcp.Client(MCPServer("s"), mode="legacy") as client:
+        async with mcp.Client(server, mode="legacy") as client:
             real = client.session.send_ping
 
             async def send_ping(**options: Any) -> Any:
@@ -552,8 +592,28 @@ async def test_R11_a_session_that_nobody_uses_is_probed_no_more_often_than_asked
             client.session.send_ping = send_ping  # type: ignore[method-assign]
             yield client
 
+    return connect()
+
+
+async def test_R11_a_session_that_answered_its_probe_is_not_suspect_any_more(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    pings: list[float] = []
+    server = CustomServer(partial(client_with, pings), policy=PoolPolicy(min_sessions=1, probe_timeout=5))
+    async with watched_pool({"s": server}) as pool:
+        await pool.list_tools("s")
+        with trio.move_on_after(1):
+            await pool.call_tool("s", "pause", {"seconds": 1000})
+        await trio.sleep(100)
+    assert pings == [6]
+
+
+async def test_R11_a_session_that_nobody_uses_is_probed_no_more_often_than_asked_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    pings: list[float] = []
     policy = PoolPolicy(min_sessions=1, probe_interval=10)
-    async with watched_pool({"s": CustomServer(connect)}, policy=policy):
+    async with watched_pool({"s": CustomServer(partial(client_with, pings))}, policy=policy):
         await trio.sleep(35)
     assert pings == [10, 20, 30]
 
@@ -566,11 +626,15 @@ async def test_events_say_how_long_a_dial_took_and_not_how_long_it_waited_for_it
 ) -> None:
     ledger = Ledger()
     servers = {name: ScriptedServer(gates={"handshake": slow(3)}) for name in "ab"}
-    servers["c"] = ScriptedServer(gates={"handshake": [slow(2), error(OSError("no"))]})
+    servers["c"] = ScriptedServer(gates={"handshake": never}, policy=PoolPolicy(connect_timeout=2))
     async with watched_pool(servers, ledger=ledger, max_connecting=1) as pool, trio.open_nursery() as nursery:
         for name in "ab":
             nursery.start_soon(pool.wait_ready, name)
+        await trio.sleep(1)
+        with pytest.raises(ConnectError):
+            await pool.wait_ready("c")
     assert [e.seconds for e in ledger.events if isinstance(e, SessionOpened)] == [3, 3]
+    assert [e.seconds for e in ledger.events if isinstance(e, DialFailed)] == [2]
 
 
 async def test_R5_a_session_that_proves_its_server_ends_the_backoff_for_those_who_wait(

@@ -46,15 +46,14 @@ class Lease:
 
 @final
 class Waiter:
-    """One task that waits for a lease, or only for a session to be ready (`lease_wanted=False`)."""
+    """One task that waits for a lease, or only for a session to be ready."""
 
-    __slots__ = ("in_block", "lease_wanted", "parked", "result", "since", "task")
+    __slots__ = ("in_block", "parked", "result", "since", "task")
 
-    def __init__(self, in_block: bool = False, *, lease_wanted: bool = True) -> None:
+    def __init__(self, in_block: bool) -> None:
         self.task: trio.lowlevel.Task = trio.lowlevel.current_task()
         self.since: float = trio.current_time()
         self.in_block: bool = in_block
-        self.lease_wanted: bool = lease_wanted
         self.parked: bool = False
         """Whether the task sleeps. Before that it looks at `result` itself when it comes to park."""
         self.result: Lease | PoolError | bool | None = None

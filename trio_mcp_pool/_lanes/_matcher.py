@@ -86,7 +86,7 @@ class Matcher:
             kind.put(connection, held)
 
     def remove(self, connection: Connection) -> None:
-        """Lend this connection no more: call it before the connection's state changes."""
+        """Lend this connection no more. Idempotent."""
         if connection.free_in is not None:
             connection.free_in.remove(connection)
             connection.free_in = None

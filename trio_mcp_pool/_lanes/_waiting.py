@@ -75,7 +75,7 @@ async def wait_ready(lane: LaneState) -> None:
         await trio.lowlevel.checkpoint()
         return
     await trio.lowlevel.checkpoint_if_cancelled()
-    waiter = Waiter(lease_wanted=False)
+    waiter = Waiter(in_block=False)
     watch(lane, waiter)
     try:
         await park(lane, waiter)
