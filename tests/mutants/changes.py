@@ -42,7 +42,7 @@ OPERATORS = (
     "core/ReplaceUnaryOperator_USub_UAdd",
 )
 # A type checker's word, without effect when the program runs.
-_WITHOUT_EFFECT = ("@final", "@overload")
+_WITHOUT_EFFECT = ("@final", "@overload", "if TYPE_CHECKING:")
 _REMOVED = (ast.Expr, ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Delete, ast.Return, ast.Raise)
 
 
@@ -81,13 +81,14 @@ def mutants(root: Path, path: str) -> Iterator[Mutant]:
     """All changes to one file."""
     source = (root / path).read_text(encoding="utf-8")
     tree = get_ast(source)
-    declared = _declarations(source)
+    declared, headers = _declarations(source), _headers(source)
     for name in OPERATORS:
         operator = cosmic_ray.plugins.get_operator(name)()
         places = [place for node in ast_nodes(tree) for place in operator.mutation_positions(node)]
         lines = source.splitlines()
+        passed = declared | headers if "BinaryOperator" in name else declared
         for occurrence, (start, _) in enumerate(places):
-            if lines[start[0] - 1].strip() not in _WITHOUT_EFFECT and start[0] not in declared:
+            if lines[start[0] - 1].strip() not in _WITHOUT_EFFECT and start[0] not in passed:
                 yield Mutant(path, name, occurrence, start[0])
     for occurrence, node in enumerate(_statements(source)):
         yield Mutant(path, "remove-statement", occurrence, node.lineno)
@@ -101,6 +102,15 @@ def _declarations(source: str) -> set[int]:
             isinstance(base, ast.Name) and base.id == "Protocol" for base in node.bases
         ):
             found.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return found
+
+
+def _headers(source: str) -> set[int]:
+    """The lines of functions' parameters, where a star is no operator."""
+    found: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found.update(range(node.lineno, node.body[0].lineno))
     return found
 
 

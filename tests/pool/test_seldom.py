@@ -89,12 +89,44 @@ async def test_R4_a_change_to_more_calls_at_a_time_serves_those_who_wait(
 
     async with watched_pool({"s": described(1)}) as pool, trio.open_nursery() as nursery:
         async with pool.session("s"):
+            await trio.sleep(4)
             nursery.start_soon(pool.list_tools, "s")
             await trio.sleep(1)
             assert pool.statistics().tasks_waiting_acquire == 1
             await pool.reconfigure({"s": described(2)})
             await settle()
-            assert pool.statistics().tasks_waiting_acquire == 0
+            stats = pool.statistics()
+            assert (stats.tasks_waiting_acquire, stats.acquire_wait_seconds) == (0, 1)
+
+
+async def test_R4_a_session_that_is_full_is_not_lent_because_its_policy_has_changed(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    connect = partial(mcp.Client, MCPServer("s"))
+
+    def described(idle_timeout: float) -> CustomServer:
+        return CustomServer(connect, policy=PoolPolicy(max_in_flight=1, max_sessions=2, idle_timeout=idle_timeout))
+
+    async with watched_pool({"s": described(10)}) as pool, pool.session("s") as first:
+        await pool.reconfigure({"s": described(20)})
+        async with pool.session("s") as second:
+            assert first.client is not second.client
+
+
+async def test_R9_a_session_that_is_being_drained_is_not_lent_when_one_of_its_leases_ends(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server, policy = server_that_pauses(), PoolPolicy(max_in_flight=3, max_overlap=0)
+    async with watched_pool({"s": server}, policy=policy) as pool, trio.open_nursery() as nursery:
+        first, second = await pool.acquire("s"), await pool.acquire("s")
+        nursery.start_soon(pool.drain, "s")
+        await settle()
+        first.release()
+        nursery.start_soon(pool.call_tool, "s", "echo", {"text": "x"})
+        await trio.sleep(1)
+        assert pool.statistics().tasks_waiting_acquire == 1
+        second.release()
+    assert [call.connection for call in server.calls] == [2]
 
 
 async def test_R10_the_time_of_those_who_waited_in_vain_counts(autojump_clock: trio.testing.MockClock) -> None:

@@ -36,9 +36,6 @@ class FreeConnections:
         self._fewest = 0  # no heap below this one holds anything
         self._size = 0
 
-    def __len__(self) -> int:
-        return self._size
-
     def put(self, connection: Connection, leases: int) -> None:
         """Put it in, or move it."""
         if self._aside is not connection:

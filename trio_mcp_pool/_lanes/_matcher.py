@@ -93,8 +93,6 @@ class Matcher:
 
     def change(self, policy: PoolPolicy, connections: dict[Connection, None]) -> None:
         """From now on go by another policy."""
-        for connection in connections:
-            self.remove(connection)
         self.max_in_flight = policy.max_in_flight
         self.places = policy.max_sessions * policy.max_in_flight
         for connection in connections:
@@ -135,7 +133,6 @@ class Matcher:
         counts = self.counts
         counts.acquires += 1
         counts.leases += 1
-        connection.used_at = now
         if held == 1:
             counts.first_lease()
             connection.counted = "in_use"
