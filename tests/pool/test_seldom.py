@@ -206,6 +206,42 @@ async def test_R11_a_session_that_was_probed_at_once_is_not_the_next_time(
         assert [e.at for e in ledger.events if isinstance(e, SessionClosed)] == [since + 20]
 
 
+async def test_R4_who_waits_gets_the_suspect_session_where_there_can_be_no_other(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = server_that_pauses()
+    policy = PoolPolicy(max_in_flight=1, max_sessions=1)
+    async with watched_pool({"s": server}, policy=policy) as pool, trio.open_nursery() as nursery:
+        answered: list[float] = []
+
+        async def waiter() -> None:
+            await pool.call_tool("s", "echo", {"text": "x"})
+            answered.append(trio.current_time())
+
+        with trio.move_on_after(3):
+            async with trio.open_nursery() as calls:
+                calls.start_soon(pool.call_tool, "s", "pause", {"seconds": 1000})
+                await trio.sleep(1)
+                nursery.start_soon(waiter)
+        await trio.sleep(0.5)
+        assert answered == [3]
+
+
+async def test_R4_a_suspect_session_of_which_something_was_heard_is_lent_like_any_other(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = ScriptedServer({"pause": pause, "echo": lambda text: text}, eras="legacy")  # the other era asks to be told
+    async with watched_pool({"s": server}, policy=PoolPolicy(max_sessions=2)) as pool:
+        await pool.list_tools("s")
+        with trio.move_on_after(1):
+            await pool.call_tool("s", "pause", {"seconds": 1000})
+        await trio.sleep(1)
+        server.notify("notifications/tools/list_changed")
+        await settle()
+        await pool.call_tool("s", "echo", {"text": "x"})
+        assert pool.statistics().connects == 1
+
+
 async def test_R11_who_waits_for_an_unfit_session_gets_it_when_a_probe_is_answered(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -667,6 +703,33 @@ async def test_events_say_how_long_a_dial_took_and_not_how_long_it_waited_for_it
             await pool.wait_ready("c")
     assert [e.seconds for e in ledger.events if isinstance(e, SessionOpened)] == [3, 3]
     assert [e.seconds for e in ledger.events if isinstance(e, DialFailed)] == [2]
+
+
+async def test_to_wait_until_a_server_is_ready_dials_one_session(autojump_clock: trio.testing.MockClock) -> None:
+    server = ScriptedServer(gates={"handshake": slow(1)})
+    async with watched_pool({"s": server}, policy=PoolPolicy(max_sessions=4)) as pool, trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(pool.wait_ready, "s")
+        await trio.sleep(5)
+        assert len(server.connections) == 1
+
+
+async def test_R5_a_dial_that_is_withdrawn_while_it_is_queued_took_no_time(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ledger = Ledger()
+    policy = PoolPolicy(when_unavailable="fail", connect_timeout=2)
+    server = ScriptedServer(gates={"handshake": never})
+    async with watched_pool({"s": server}, policy=policy, ledger=ledger, max_connecting=1) as pool:
+
+        async def caller(scope: str) -> None:
+            with pytest.raises((ConnectError, ServerUnavailableError)):
+                await pool.call_tool("s", "echo", {"text": "x"}, scope=scope)
+
+        async with trio.open_nursery() as nursery:
+            for scope in "ab":
+                nursery.start_soon(caller, scope)
+    assert [e.seconds for e in ledger.events if isinstance(e, DialFailed)] == [2, 0]
 
 
 async def test_R5_a_session_that_proves_its_server_ends_the_backoff_for_those_who_wait(

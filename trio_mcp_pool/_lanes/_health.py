@@ -93,9 +93,9 @@ class Health:
         self.error = None
 
     def unavailable(self) -> ServerUnavailableError:
-        """The error for a caller that fails fast."""
+        """The error for a caller that fails fast, while the server is in backoff."""
         last = self.error or ConnectError()
-        wait = max(0.0, self.retry_at - trio.current_time())
+        wait = self.retry_at - trio.current_time()
         error = ServerUnavailableError(
             f"server {self.name!r} is in backoff for another {wait:.3g} s after {self.failures} consecutive failure(s); "
             f"the last: {last}",
