@@ -199,7 +199,7 @@ class Connection:
         # Times on Trio's clock.
         self.ready_at: float = math.inf
         self.used_at: float = -math.inf
-        """When a lease was last given or ended."""
+        """When a lease ended last."""
         self.idle_since: float = math.inf
         self.retire_at: float = math.inf
         """When `max_lifetime` ends."""

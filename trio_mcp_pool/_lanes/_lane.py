@@ -221,15 +221,12 @@ class Lane(LaneState):
     @step
     def dial_overdue(self, connection: Connection) -> None:
         """A dial was still under way when the time of a drain was over."""
-        if connection.state is _DIALING:
-            ending.close(self, connection, connection.drain_reason)
-            self.host.rematch(self)
+        ending.close(self, connection, connection.drain_reason)
+        self.host.rematch(self)
 
     @step
     def died(self, connection: Connection) -> None:
         """A session was found dead."""
-        if connection.state is not _READY and connection.state is not _DRAINING:
-            return
         link, backoff = connection.link, self.policy.backoff
         self.shared.counts.sessions_lost += 1
         cause = link.lost_cause
@@ -279,7 +276,7 @@ class Lane(LaneState):
     @step
     def undecided(self, connection: Connection) -> None:
         """The wire cannot tell whether the server still knows the session: a handshake beside it decides (R11)."""
-        if connection.state is _READY and not connection.outdated and self.policy.max_overlap:
+        if not connection.outdated and self.policy.max_overlap:
             connection.drain_reason = "broken"
             ending.outdate(self, connection)
             self.host.rematch(self)
