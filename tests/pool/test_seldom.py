@@ -149,6 +149,20 @@ async def test_R10_the_time_of_those_who_waited_in_vain_counts(autojump_clock: t
         assert pool.statistics().acquire_wait_seconds == 2
 
 
+async def test_R18_a_session_of_min_sessions_that_dies_under_its_first_lease_is_told_of(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = ScriptedServer()
+    async with watched_pool({"s": server}, policy=PoolPolicy(min_sessions=1)) as pool:
+        await settle()
+        held = pool.acquire_nowait("s")
+        server.kill()
+        await settle()
+        with pytest.raises(SessionLostError):
+            await held.call_tool("echo", {"text": "x"})
+        held.release()
+
+
 async def test_R8_the_loss_of_a_scopes_session_is_told_to_who_does_not_want_to_wait_either(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -379,14 +393,15 @@ async def test_R9_a_new_server_of_a_name_gets_its_least_sessions_when_the_old_on
 async def test_R10_a_server_that_was_removed_is_allowed_no_more_than_it_still_has(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with open_pool({"s": ScriptedServer()}, policy=PoolPolicy(max_sessions=8)) as pool:
+    async with open_pool({"s": ScriptedServer()}, policy=PoolPolicy(min_sessions=1, max_sessions=8)) as pool:
         async with trio.open_nursery() as nursery:
             held = await pool.acquire("s")
             nursery.start_soon(pool.remove_server, "s")
             await settle()
             assert pool.statistics().max_sessions == 1
             held.release()
-        assert pool.statistics().max_sessions == 0
+        stats = pool.statistics()
+        assert (stats.min_sessions, stats.max_sessions) == (0, 0)
 
 
 async def test_R9_a_successor_of_a_session_that_was_never_used_is_not_missed(
@@ -581,10 +596,14 @@ async def test_R9_after_a_change_to_fewer_the_surplus_ends_when_it_is_released_t
 
     async with open_pool({"s": described(2)}) as pool:
         async with pool.session("s"), pool.session("s"):
+            await pool.reconfigure({"s": described(4)})
+            assert check_books(pool).max_sessions == 4
             await pool.reconfigure({"s": described(1)})
-            assert pool.statistics().size == 2
+            stats = check_books(pool)
+            assert (stats.size, stats.max_sessions) == (2, 2)
         await settle()
-        assert check_books(pool).size == 1
+        stats = check_books(pool)
+        assert (stats.size, stats.max_sessions) == (1, 1)
 
 
 async def test_R9_a_changed_policy_holds_for_the_sessions_that_there_are_whatever_their_state(
@@ -731,18 +750,21 @@ async def test_R5_a_dial_that_is_withdrawn_while_it_is_queued_took_no_time(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     ledger = Ledger()
-    policy = PoolPolicy(when_unavailable="fail", connect_timeout=2)
+    backoff = Backoff(first=1, factor=1, jitter=0)
+    policy = PoolPolicy(max_in_flight=1, max_sessions=2, connect_timeout=2, backoff=backoff)
     server = ScriptedServer(gates={"handshake": never})
     async with watched_pool({"s": server}, policy=policy, ledger=ledger, max_connecting=1) as pool:
 
-        async def caller(scope: str) -> None:
+        async def caller() -> None:
             with pytest.raises((ConnectError, ServerUnavailableError)):
-                await pool.call_tool("s", "echo", {"text": "x"}, scope=scope)
+                await pool.call_tool("s", "echo", {"text": "x"})
 
-        async with trio.open_nursery() as nursery:
-            for scope in "ab":
-                nursery.start_soon(caller, scope)
-    assert [e.seconds for e in ledger.events if isinstance(e, DialFailed)] == [2, 0]
+        for _ in range(2):
+            async with trio.open_nursery() as nursery:
+                for _ in range(2):
+                    nursery.start_soon(caller)
+            await trio.sleep(5)
+    assert [e.seconds for e in ledger.events if isinstance(e, DialFailed)] == [2, 0, 2, 0]
 
 
 async def test_R5_a_session_that_proves_its_server_ends_the_backoff_for_those_who_wait(
@@ -824,6 +846,7 @@ async def test_R5_a_dial_that_took_too_long_is_given_up_at_that_moment(
             await pool.call_tool("s", "echo", {"text": "x"})
         await settle()
         assert ledger.story(SessionClosed) == [(10, "SessionClosed", 1, "failed")]
+        assert [e.age for e in ledger.events if isinstance(e, SessionClosed)] == [0]
 
 
 async def test_R5_an_error_that_fails_fast_has_the_cause_of_the_last_failure(

@@ -116,11 +116,8 @@ class Entry:
     def new_lane(self, host: Host, key: ScopeKey | None, *, stateful: bool = False) -> Lane:
         """A lane for this key. It registers itself when a caller waits in it."""
         scope = None if key is None else key.value
-        lane = Lane(
-            host, self.shared, scope, self.server, self.policy_for(self.server, key, stateful), stateful=stateful
-        )
-        lane.key = key
-        return lane
+        policy = self.policy_for(self.server, key, stateful)
+        return Lane(host, self.shared, key, scope, self.server, policy, stateful)
 
     def change(self, server: Server) -> None:
         """From now on dial by another description, in all lanes."""

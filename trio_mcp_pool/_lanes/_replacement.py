@@ -35,8 +35,9 @@ class Replacement:
         """Ready sessions that want a successor, in the order in which they became outdated."""
         self.overlapping: int = 0
         """Connections being replaced, until they have gone."""
-        self.failures: int = 0
-        self.retry_at: float = -math.inf
+        self.failures: int
+        self.retry_at: float
+        self.forget_failures()
 
     def room(self, policy: PoolPolicy) -> int:
         """How many connections may exist beyond `max_sessions` now."""

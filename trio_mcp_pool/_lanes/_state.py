@@ -31,7 +31,14 @@ class LaneState(Listener, Matchable, LeaseHolder):
     """All connections and all waiters of one server and scope. `Lane` adds the steps that its bases name."""
 
     def __init__(
-        self, host: Host, shared: Shared, scope: Hashable, server: Server, policy: PoolPolicy, *, stateful: bool = False
+        self,
+        host: Host,
+        shared: Shared,
+        key: Hashable,
+        scope: Hashable,
+        server: Server,
+        policy: PoolPolicy,
+        stateful: bool,
     ) -> None:
         self.host = host
         self.shared = shared
@@ -41,7 +48,7 @@ class LaneState(Listener, Matchable, LeaseHolder):
         self.policy: PoolPolicy = policy
         self.stateful = stateful
         """Whether the next caller gets an error after the end of a session, because the session may have held state."""
-        self.key: Hashable = scope
+        self.key: Hashable = key
         """Under what the lane stands in `shared.lanes`."""
         self.matcher: Matcher = Matcher(self, policy, shared.counts)
         self.replacement: Replacement = Replacement()
@@ -62,9 +69,6 @@ class LaneState(Listener, Matchable, LeaseHolder):
         """The error that the next caller gets (R8: it is about one connection, whose loss it reports)."""
         self._notice_of: Connection | None = None
 
-    def __repr__(self) -> str:
-        return f"<Lane of {self.name!r}: {len(self.connections)} connections, {len(self.matcher.waiters)} waiters>"
-
     @property
     def empty(self) -> bool:
         """Whether the lane may be forgotten."""
@@ -78,17 +82,13 @@ class LaneState(Listener, Matchable, LeaseHolder):
             self.count_limit()
 
     def unregister(self) -> None:
-        """The lane is empty and is forgotten."""
+        """The lane is empty and is forgotten: it does not come back."""
         del self.shared.lanes[self.key]
-        self.shared.unserved.pop(self, None)
-        self.shared.counts.min_sessions -= self.policy.min_sessions
         self.shared.counts.max_sessions -= self.limit
-        self.limit = 0
 
     def adopt(self, server: Server, policy: PoolPolicy) -> None:
         """Dial another server by another policy, and count by it."""
-        if self.key in self.shared.lanes:
-            self.shared.counts.min_sessions += policy.min_sessions - self.policy.min_sessions
+        self.shared.counts.min_sessions += policy.min_sessions - self.policy.min_sessions
         self.server, self.policy = server, policy
         self.matcher.change(policy, self.connections)
         self.count_limit()
@@ -112,8 +112,7 @@ class LaneState(Listener, Matchable, LeaseHolder):
 
     def is_surplus(self) -> bool:
         """Whether a ready session may be closed without falling below `min_sessions`."""
-        least = self.policy.min_sessions
-        return least == 0 or self.ready > least
+        return self.ready > self.policy.min_sessions
 
     def is_beyond_limit(self) -> bool:
         """Whether there are more sessions than the policy allows, because it allowed more before."""
@@ -133,7 +132,7 @@ class LaneState(Listener, Matchable, LeaseHolder):
 
     def note_loss(self, connection: Connection) -> None:
         """The next caller is told that what this session remembered is gone (R8)."""
-        if self.notice is None and self._notice_of is not connection:
+        if self.notice is None:
             self._notice_of = connection
             self.notice = SessionLostError(
                 f"the session that this scope had with server {self.name!r} is gone, and what it remembered with it; "
@@ -186,7 +185,6 @@ class LaneState(Listener, Matchable, LeaseHolder):
         """Change its state."""
         if connection.state is State.READY:
             self.ready -= 1
-            connection.outdated = False
             self.replacement.outdated.pop(connection, None)
         elif connection.state is State.DIALING:
             self.dialing -= 1
@@ -205,8 +203,6 @@ class LaneState(Listener, Matchable, LeaseHolder):
 
     def count_limit(self) -> None:
         """Keep the gauge `max_sessions`: after a change to fewer, what was allowed before counts until it has gone."""
-        if self.key not in self.shared.lanes:
-            return
         standing = len(self.connections) - self.replacement.room(self.policy)
         limit = max(self.policy.max_sessions, standing) if self.refusal is None else standing
         self.shared.counts.max_sessions += limit - self.limit
