@@ -22,6 +22,7 @@ from mcp.server import MCPServer, Server, ServerRequestContext
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from trio_mcp_pool import (
+    AcquireTimeoutError,
     CustomServer,
     InProcessServer,
     InvalidArgumentsError,
@@ -396,6 +397,8 @@ class Called(Ledger):
     def called(self, *_: object) -> None:
         pass
 
+    waited = called
+
 
 @pytest.mark.parametrize("observer", [Ledger, Called])
 @pytest.mark.parametrize("verb", ["pool", "session"])
@@ -436,4 +439,32 @@ async def test_a_call_that_fails_leaves_nothing_for_the_collector(observer: type
                 gc.collect()
             with contextlib.suppress(LookupError):
                 await session.call_tool("x")
+        assert gc.collect() == 0
+
+
+@pytest.mark.parametrize("observer", [Ledger, Called])
+async def test_a_wait_that_fails_leaves_nothing_for_the_collector(observer: type[Ledger]) -> None:
+    policy = PoolPolicy(max_in_flight=1, acquire_timeout=1)
+    async with watched_pool({"s": ScriptedServer()}, policy=policy, ledger=observer()) as pool:
+        held = await pool.acquire("s")
+        for round_ in range(2):
+            if round_:
+                gc.collect()
+            with contextlib.suppress(AcquireTimeoutError):
+                await pool.list_tools("s")
+        assert gc.collect() == 0
+        held.release()
+
+
+async def test_a_scopes_lost_session_leaves_nothing_for_the_collector() -> None:
+    server = ScriptedServer()
+    async with watched_pool({"s": server}) as pool, pool.open_scope() as scope:
+        for round_ in range(2):
+            await scope.call_tool("s", "echo", {"text": "x"})
+            server.kill()
+            await trio.sleep(1)
+            if round_:
+                gc.collect()
+            with contextlib.suppress(SessionLostError):
+                await scope.call_tool("s", "echo", {"text": "x"})
         assert gc.collect() == 0

@@ -118,6 +118,14 @@ async def test_R4_a_task_whose_own_blocks_hold_sessions_that_end_at_no_time_gets
                 await pool.acquire("s")
 
 
+async def test_R4_places_of_a_session_that_drains_are_none_to_wait_for(autojump_clock: trio.testing.MockClock) -> None:
+    policy = PoolPolicy(max_in_flight=2, max_sessions=1, max_lifetime=10, max_overlap=0)
+    async with watched_pool({"s": ScriptedServer()}, policy=policy) as pool, pool.session("s"):
+        await trio.sleep(12)
+        with pytest.raises(RuntimeError, match=r"\(1 lease\(s\)\), so it would wait for itself"):
+            await pool.acquire("s")
+
+
 async def test_R4_R9_places_of_a_successor_that_may_not_be_lent_yet_are_none_to_wait_for(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -256,6 +256,23 @@ async def test_R4_a_suspect_session_of_which_something_was_heard_is_lent_like_an
         assert pool.statistics().connects == 1
 
 
+async def test_R11_what_was_heard_before_the_call_was_cancelled_proves_nothing(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = ScriptedServer({"pause": pause, "echo": lambda text: text}, eras="legacy")
+    async with watched_pool({"s": server}, policy=PoolPolicy(max_sessions=2)) as pool:
+        await pool.list_tools("s")
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pool.call_tool, "s", "pause", {"seconds": 1000})
+                await trio.sleep(1)
+                server.notify("notifications/tools/list_changed")
+                await settle()
+                scope.cancel()
+        await pool.call_tool("s", "echo", {"text": "x"})
+        assert pool.statistics().connects == 2
+
+
 async def test_R11_who_waits_for_an_unfit_session_gets_it_when_a_probe_is_answered(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -722,6 +739,30 @@ async def test_events_say_how_long_a_dial_took_and_not_how_long_it_waited_for_it
             await pool.wait_ready("c")
     assert [e.seconds for e in ledger.events if isinstance(e, SessionOpened)] == [3, 3]
     assert [e.seconds for e in ledger.events if isinstance(e, DialFailed)] == [2]
+
+
+async def test_R3_who_is_cancelled_already_starts_no_dial(autojump_clock: trio.testing.MockClock) -> None:
+    async with watched_pool({"s": ScriptedServer()}) as pool:
+        for wait in (pool.wait_ready, pool.acquire, pool.list_tools):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await wait("s")
+            assert scope.cancelled_caught
+        await settle()
+        assert pool.statistics().connects == 0
+
+
+async def test_R10_a_lane_of_which_nothing_is_wanted_any_more_is_forgotten(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = ScriptedServer(gates={"spawn": error(OSError("no"))})
+    async with watched_pool({"s": server}, policy=PoolPolicy(when_unavailable="wait")) as pool:
+        before = pool.statistics().max_sessions
+        with trio.move_on_after(0.1) as scope:
+            await pool.list_tools("s", scope="x")
+        assert scope.cancelled_caught
+        await settle()
+        assert check_books(pool).max_sessions == before
 
 
 async def test_to_wait_until_a_server_is_ready_dials_one_session(autojump_clock: trio.testing.MockClock) -> None:

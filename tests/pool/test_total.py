@@ -302,6 +302,7 @@ async def test_R10b_where_only_sessions_of_open_scope_hold_all_places_a_caller_i
             assert caught.value.server == "s"
             assert caught.value.statistics is not None
             assert caught.value.statistics.size == 2
+            assert check_books(pool).connects_failed == 0  # at once: nothing was queued for it
             async with pool.open_scope("c") as c:
                 with pytest.raises(TooManyWaitersError):
                     await c.call_tool("s", "echo", {"text": "x"})

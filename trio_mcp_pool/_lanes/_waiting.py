@@ -69,19 +69,13 @@ async def wait_ready(lane: LaneState) -> None:
 
     Raises what `acquire` raises of a failed dial, of a server in backoff, and of a closed pool.
     """
-    if lane.refusal is not None:
-        raise lane.refusal._fresh()
     if lane.ready:
         await trio.lowlevel.checkpoint()
         return
     await trio.lowlevel.checkpoint_if_cancelled()
     waiter = Waiter(in_block=False)
     watch(lane, waiter)
-    try:
-        await park(lane, waiter)
-    except BaseException:
-        left_queue(lane, waiter, None)
-        raise
+    await park(lane, waiter)
     error = waiter.result
     if isinstance(error, PoolError):
         try:
@@ -186,14 +180,12 @@ def no_place_error(lane: LaneState) -> TooManyWaitersError:
 
 
 @step
-def left_queue(lane: LaneState, waiter: Waiter, reason: Literal["cancelled", "timed out"] | None) -> None:
+def left_queue(lane: LaneState, waiter: Waiter, reason: Literal["cancelled", "timed out"]) -> None:
     """A waiter has left the queue: it was cancelled, or its time was over."""
-    lane.matcher.remove_waiter(waiter)
-    lane.watchers.pop(waiter, None)
     lane.host.rematch(lane)
     if isinstance(waiter.result, Lease):
         lane.release(waiter.result)
-    elif reason is not None and waiter.result is None:
+    elif waiter.result is None:
         waited = trio.current_time() - waiter.since
         counts = lane.shared.counts
         counts.acquire_wait_seconds += waited
