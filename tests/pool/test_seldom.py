@@ -765,6 +765,23 @@ async def test_R10_a_lane_of_which_nothing_is_wanted_any_more_is_forgotten(
         assert check_books(pool).max_sessions == before
 
 
+async def test_who_waits_until_a_server_is_ready_is_told_that_it_was_removed_meanwhile(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with watched_pool({}) as pool:
+
+        async def wait(name: str) -> None:
+            with pytest.raises(UnknownServerError):
+                await pool.wait_ready(name)
+
+        for number in range(12):  # which of the two tasks runs first is left to chance
+            pool.add_server(name := f"s{number}", ScriptedServer(gates={"handshake": slow(5)}))
+            with trio.fail_after(10):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(wait, name)
+                    nursery.start_soon(pool.remove_server, name)
+
+
 async def test_to_wait_until_a_server_is_ready_dials_one_session(autojump_clock: trio.testing.MockClock) -> None:
     server = ScriptedServer(gates={"handshake": slow(1)})
     async with watched_pool({"s": server}, policy=PoolPolicy(max_sessions=4)) as pool, trio.open_nursery() as nursery:

@@ -84,6 +84,7 @@ class LaneState(Listener, Matchable, LeaseHolder):
     def unregister(self) -> None:
         """The lane is empty and is forgotten: it does not come back."""
         del self.shared.lanes[self.key]
+        self.shared.counts.min_sessions -= self.policy.min_sessions
         self.shared.counts.max_sessions -= self.limit
 
     def adopt(self, server: Server, policy: PoolPolicy) -> None:

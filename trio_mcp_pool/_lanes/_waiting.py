@@ -69,10 +69,6 @@ async def wait_ready(lane: LaneState) -> None:
 
     Raises what `acquire` raises of a failed dial, of a server in backoff, and of a closed pool.
     """
-    if lane.ready:
-        await trio.lowlevel.checkpoint()
-        return
-    await trio.lowlevel.checkpoint_if_cancelled()
     waiter = Waiter(in_block=False)
     watch(lane, waiter)
     await park(lane, waiter)
@@ -131,7 +127,8 @@ def enqueue(lane: LaneState, waiter: Waiter) -> None:
 @step
 def watch(lane: LaneState, waiter: Waiter) -> None:
     """Keep a task that waits for any session to be ready."""
-    check_available(lane)
+    if lane.refusal is not None:
+        raise lane.refusal._fresh()
     lane.register()
     lane.watchers[waiter] = None
     lane.host.rematch(lane)
