@@ -66,7 +66,7 @@ def lost_error(lease: Lease, written: bool) -> PoolError:
 
 def _told(lease: Lease) -> None:
     """This caller gets the error that a scope's session is gone, so the next one need not get it again."""
-    if isinstance(lease.holder, Lane) and not lease.connection.live:
+    if isinstance(lease.holder, Lane):
         lease.holder.clear_notice(lease.connection)
 
 

@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from trio_mcp_pool import (
+    Caller,
     CallResent,
     ConnectError,
     Event,
@@ -22,7 +23,7 @@ from trio_mcp_pool import (
     SessionOpened,
     open_pool,
 )
-from trio_mcp_pool.testing import ScriptedServer, Tool, error, never, slow, tool
+from trio_mcp_pool.testing import ScriptedServer, Tool, ToolContext, error, never, slow, tool
 
 from .books import Ledger, check_books, settle, watched_pool
 
@@ -323,3 +324,23 @@ async def test_R13_what_was_written_once_stays_unknown_when_sending_it_again_fai
             "the pool closes": PoolClosedError,
         }
         assert isinstance(caught.value.__cause__, why[then])
+
+
+async def test_R13_a_call_that_is_sent_again_keeps_its_own_callbacks(autojump_clock: trio.testing.MockClock) -> None:
+    def count(context: ToolContext) -> str:
+        context.progress(1, 2)
+        return "done"
+
+    seen: list[tuple[str, float]] = []
+
+    async def on_progress(caller: Caller, progress: float, total: float | None, message: str | None) -> None:
+        seen.append((caller.server, progress))
+
+    server, ledger = ScriptedServer({"count": tool(count, read_only=True)}, trusted=True), Ledger()
+    async with watched_pool({"s": server}, ledger=ledger) as pool:
+        await pool.list_tools("s")
+        server.gates["stream"] = [error(OSError("dead"))]
+        await pool.call_tool("s", "count", on_progress=on_progress)
+        await settle()
+    assert ledger.count(CallResent) == 1
+    assert seen == [("s", 1)]

@@ -411,3 +411,22 @@ async def test_a_session_that_must_not_be_asked_is_not(autojump_clock: trio.test
         await pool.wait_ready("mute")
         await pool.wait_ready("s")
     assert trio.current_time() == 0
+
+
+async def test_a_session_that_dies_while_it_is_configured_is_the_cause_of_the_failed_dial(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = ScriptedServer()
+
+    async def configure(session: Session) -> None:
+        await session.call_tool("echo", {"text": "x"})
+        server.kill()
+        await trio.sleep(1)
+        await session.call_tool("echo", {"text": "x"})
+
+    server.configure = configure
+    async with watched_pool({"s": server}) as pool:
+        with pytest.raises(ConnectError) as caught:
+            await pool.call_tool("s", "echo", {"text": "x"})
+        assert caught.value.phase == "setup"
+        assert isinstance(caught.value.__cause__, SessionLostError)

@@ -79,7 +79,6 @@ class Owner:
         self._wait = trio.CancelScope()
         self._learning = trio.CancelScope(shield=True)
         self._deadline: Timer | None = None
-        self._slow: Timer | None = None
         self._connect_by = math.inf
         self._dial_by = math.inf
         self.next_check_at = math.inf
@@ -130,7 +129,8 @@ class Owner:
         timeout = connection.policy.connect_timeout
         self._connect_by = trio.current_time() + timeout
         self._arm_deadline()
-        self._slow = self._host.call_at(trio.current_time() + min(timeout / 3, _SLOW), self._on_slow)
+        warn_at = trio.current_time() + min(timeout / 3, _SLOW)
+        self._slow: Timer | None = self._host.call_at(warn_at, self._on_slow)
         try:
             with self._life:
                 async with connection.server._connect(connection.link) as client:
