@@ -804,6 +804,26 @@ async def test_R5_a_queued_dial_keeps_its_turn_however_many_callers_come(
     assert ledger.story(DialFailed) == []
 
 
+async def test_R5b_a_server_whose_dial_had_a_lent_place_is_lent_it_again_for_its_next_one(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    well = ScriptedServer(gates={"call": slow(100)})
+    servers = {"mute": ScriptedServer(gates={"handshake": never}), "well": well}
+    policy = PoolPolicy(max_in_flight=1, max_sessions=3, connect_timeout=60)
+    async with watched_pool(servers, policy=policy, max_connecting=1) as pool, trio.open_nursery() as nursery:
+
+        async def mute() -> None:
+            with pytest.raises(ConnectError):
+                await pool.wait_ready("mute")
+
+        nursery.start_soon(mute)
+        await settle()
+        for _ in range(3):
+            nursery.start_soon(pool.call_tool, "well", "echo", {"text": "x"})
+        await trio.sleep(10)
+        assert [connection.state for connection in well.connections] == ["open"] * 3
+
+
 async def test_R5_a_dial_that_is_withdrawn_while_it_is_queued_took_no_time(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
