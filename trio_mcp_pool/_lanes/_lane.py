@@ -2,9 +2,10 @@
 
 A lane holds all connections of one key and has a matcher, which holds its waiters. Things happen to it: a caller acquires,
 leaves the queue or releases; a dial succeeds or fails; a session dies, is idle, grows too old; the server is drained, the
-pool closes. Each of these is one synchronous step, and each is one method here. A step changes the record (`_state.py`) and
-says what has to be matched again; the matching (`_matching.py`), and all that follows from it, comes at the end of the step
-(`_host.py`). Nothing inside a step awaits, so that no lock is needed.
+pool closes. Each of these is one method here. What comes from callers and owners is one synchronous step; what the pool does
+is part of a step of its own. A step changes the record (`_state.py`) and says what has to be matched again; the matching
+(`_matching.py`), and all that follows from it, comes at the end of the step (`_host.py`). Nothing inside a step awaits, so
+that no lock is needed.
 """
 
 from __future__ import annotations
