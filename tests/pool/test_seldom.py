@@ -816,12 +816,29 @@ async def test_R5b_a_server_whose_dial_had_a_lent_place_is_lent_it_again_for_its
             with pytest.raises(ConnectError):
                 await pool.wait_ready("mute")
 
+        await pool.wait_ready("well")
         nursery.start_soon(mute)
         await settle()
         for _ in range(3):
             nursery.start_soon(pool.call_tool, "well", "echo", {"text": "x"})
         await trio.sleep(10)
         assert [connection.state for connection in well.connections] == ["open"] * 3
+
+
+async def test_R10b_where_places_are_few_callers_get_theirs_in_the_order_in_which_they_came(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    ledger = Ledger()
+    servers = {name: ScriptedServer(gates={"handshake": slow(0.5), "call": slow(100)}) for name in "ab"}
+    policy = PoolPolicy(max_in_flight=1, max_sessions=3)
+    async with (
+        open_pool(servers, policy=policy, max_connecting=1, max_sessions_total=9, observers=[ledger]) as pool,
+        trio.open_nursery() as nursery,
+    ):
+        for name in "aaab":
+            nursery.start_soon(pool.call_tool, name, "echo", {"text": "x"})
+            await settle()
+    assert [e.server for e in ledger.events if isinstance(e, SessionOpened)] == ["a", "a", "a", "b"]
 
 
 async def test_R5_a_dial_that_is_withdrawn_while_it_is_queued_took_no_time(

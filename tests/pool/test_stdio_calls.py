@@ -21,6 +21,7 @@ from trio_mcp_pool import (
     Pool,
     PoolClosed,
     PoolPolicy,
+    SessionClosed,
     SessionLostError,
     StdioServer,
 )
@@ -101,6 +102,7 @@ async def test_R15_R18_a_call_that_outlasts_drain_timeout_is_cut_before_a_stubbo
     policy = PoolPolicy(drain_timeout=0.1, close_timeout=0.2, max_overlap=0)
     order: list[str] = []
     errors: list[OutcomeUnknownError] = []
+    ledger = Ledger()
 
     async def call(pool: Pool) -> None:
         with pytest.raises(OutcomeUnknownError) as caught:
@@ -111,7 +113,7 @@ async def test_R15_R18_a_call_that_outlasts_drain_timeout_is_cut_before_a_stubbo
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as outside:
             try:
-                async with watched_pool({"s": echo("--stubborn")}, policy=policy) as pool:
+                async with watched_pool({"s": echo("--stubborn")}, policy=policy, ledger=ledger) as pool:
                     outside.start_soon(call, pool)
                     await pool.wait_ready("s")
                     await wait_until_sleeping(pool, 1)
@@ -127,6 +129,9 @@ async def test_R15_R18_a_call_that_outlasts_drain_timeout_is_cut_before_a_stubbo
     assert order == ["cut", "closed"]
     assert [(error.outcome, error.exit_status) for error in errors] == [("unknown", None)]
     assert "was closed after the request was sent" in str(errors[0])
+    killed = [pid for e in ledger.events if isinstance(e, SessionClosed) for pid in e.killed]
+    assert len(killed) == 1
+    assert [list(e.killed) for e in ledger.events if isinstance(e, PoolClosed)] == [killed]
 
 
 @ERAS

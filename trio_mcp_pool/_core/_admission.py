@@ -162,15 +162,12 @@ class Admission:
         """The dial whose turn it is, and whose server is not in backoff."""
         if self._demands and not lent:
             for connection in self._demands:
-                if self._may_start(self._servers[connection]):
+                if not self._servers[connection].health.in_backoff:
                     return connection
         for shared in self._idle_servers if lent else self._queues:
-            if self._may_start(shared):
+            if not shared.health.in_backoff:
                 return next(iter(self._queues[shared]))
         return None
-
-    def _may_start(self, shared: Shared) -> bool:
-        return not shared.health.in_backoff and self._dials_of.get(shared, 0) < self.max_connecting
 
     def _borrow(self, now: float) -> Connection | None:
         """A dial that may start although all places are held; without one, see to it that this is looked at again."""
