@@ -421,6 +421,22 @@ async def test_R10_a_server_that_was_removed_is_allowed_no_more_than_it_still_ha
         assert (stats.min_sessions, stats.max_sessions) == (0, 0)
 
 
+async def test_R10_the_counters_of_a_name_go_on_when_it_is_added_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with watched_pool({"s": ScriptedServer()}) as pool:
+        for round_ in (1, 2, 3):
+            await pool.list_tools("s")
+            assert (pool.statistics().connects, pool.statistics().servers["s"].connects) == (round_, round_)
+            await pool.remove_server("s")
+            pool.add_server("s", ScriptedServer())
+            assert pool.statistics().servers["s"].connects == round_
+        for number in range(100):  # which are more names than are remembered one by one
+            pool.add_server(f"s{number}", ScriptedServer())
+            await pool.remove_server(f"s{number}")
+        assert pool.statistics().servers["s"].connects == 3
+
+
 async def test_R9_a_successor_of_a_session_that_was_never_used_is_not_missed(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
