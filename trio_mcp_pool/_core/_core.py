@@ -247,11 +247,11 @@ class Core:
             yield from lane.connections
 
     def admit_at(self, at: float) -> None:
-        if self._admission_timer is not None:
-            if self._admission_timer.at <= at:
-                return
-            self._admission_timer.cancel()
-        self._admission_timer = self.timers.call_at(at, self._admit)
+        timer = self._admission_timer
+        if timer is None or at < timer.at:
+            if timer is not None:
+                timer.cancel()
+            self._admission_timer = self.timers.call_at(at, self._admit)
 
     @step
     def _admit(self) -> None:
