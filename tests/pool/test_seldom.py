@@ -421,6 +421,24 @@ async def test_R10_a_server_that_was_removed_is_allowed_no_more_than_it_still_ha
         assert (stats.min_sessions, stats.max_sessions) == (0, 0)
 
 
+async def test_R10_servers_of_one_name_that_leave_at_different_times_are_counted_once_each(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    policy = PoolPolicy(max_sessions=4)
+    async with watched_pool({}, policy=policy, limits=False) as pool, trio.open_nursery() as nursery:
+        held = []
+        for _ in range(3):
+            pool.add_server("s", ScriptedServer())
+            held.append(await pool.acquire("s"))
+            nursery.start_soon(pool.remove_server, "s")
+            await settle()
+        for session in (held[1], held[0], held[2]):
+            session.release()
+            await settle()
+            assert check_books(pool).connects == 3
+        assert pool.statistics().size == 0
+
+
 async def test_R10_the_counters_of_a_name_go_on_when_it_is_added_again(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -193,7 +193,7 @@ class Admission:
                 break
             self._making_room.add(connection)
             self._pool.lane_of(connection).make_room(connection)
-        if not self._making_room and self.used_by_scopes >= (self.total or 0):
+        if not self._making_room and self.used == self.used_by_scopes:
             for connection in list(self._demands):
                 self._pool.lane_of(connection).no_place_left()
 
