@@ -924,6 +924,19 @@ async def test_R5_a_session_that_proves_its_server_ends_the_backoff_for_those_wh
         nursery.start_soon(second)
 
 
+async def test_R5_a_session_that_nobody_calls_proves_its_server_to_scopes_that_wait_for_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = ScriptedServer(gates={"handshake": [ok, error(OSError("no")), ok]})
+    policy = PoolPolicy(
+        min_sessions=1, backoff=Backoff(first=30, cap=30, jitter=0), when_unavailable="wait", acquire_timeout=1000
+    )
+    async with watched_pool({"s": server}, policy=policy) as pool:
+        await trio.sleep(20)
+        await pool.list_tools("s", scope="a")
+        assert trio.current_time() == 30  # and not 50, when the backoff would have ended
+
+
 async def test_R5_a_session_that_nobody_calls_proves_its_server_once_and_not_at_every_look(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from urllib.parse import urlsplit
 
 import pytest
 import trio
@@ -11,7 +12,16 @@ import trio
 from tests.pool.books import Ledger, check_books, text, watched_pool
 from tests.servers import raw_http as raw
 from tests.servers.raw_http import RawServer, raw_server
-from trio_mcp_pool import Backoff, DialFailed, HttpServer, HttpStatusError, Pool, PoolPolicy, SessionClosed
+from trio_mcp_pool import (
+    Backoff,
+    DialFailed,
+    HttpServer,
+    HttpStatusError,
+    Pool,
+    PoolPolicy,
+    SessionClosed,
+    SessionOpened,
+)
 
 BOUND = 20
 """Seconds that no test may take."""
@@ -27,6 +37,8 @@ async def used_session(backoff: float) -> AsyncIterator[tuple[RawServer, Pool, L
         watched_pool({"s": HttpServer(server.url, mode="legacy")}, policy=policy, ledger=ledger) as pool,
     ):
         assert text(await pool.call_tool("s", "good")) == "ok"
+        opened = [(e.address, e.port) for e in ledger.events if isinstance(e, SessionOpened)]
+        assert opened == [("127.0.0.1", urlsplit(server.url).port)]
         yield server, pool, ledger
 
 

@@ -292,10 +292,11 @@ class Lane(LaneState):
             if now >= connection.drain_by:
                 ending.close(self, connection, connection.drain_reason)
             return False
-        if health.failures and not connection.has_answered and now >= connection.ready_at + self.policy.backoff.cap:
+        if not connection.has_answered and now >= connection.ready_at + self.policy.backoff.cap:
             connection.has_answered = True  # it has lived for long enough, which proves as much
-            health.proved()
-            self.rematch_unserved()
+            if health.failures:
+                health.proved()
+                self.rematch_unserved()
         if now >= connection.drain_by:
             ending.close(self, connection, connection.drain_reason)
         elif now >= connection.retire_at:

@@ -167,7 +167,7 @@ class LaneState(Listener, Matchable, LeaseHolder):
                 at = min(at, connection.idle_since + self.policy.idle_timeout)
             if self.policy.probe_interval is not None:
                 at = min(at, self.last_sign(connection) + self.policy.probe_interval)
-        if self.shared.health.failures and not connection.has_answered:
+        if not connection.has_answered:
             at = min(at, connection.ready_at + self.policy.backoff.cap)
         return at
 
