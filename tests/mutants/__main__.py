@@ -1,8 +1,8 @@
 """`python -m tests.mutants`: break the core one line at a time, and see whether a quick test fails.
 
-Takes all mutants of the core by default, which is hours on two cores; `--sample` takes some at random, `--module` those of one
-room. It works on copies of what git tracks. A mutant that changes nothing which could be observed is named, with the reason, in
-`tests/mutants/equivalent.txt`, is not tried and does not count.
+Takes all mutants of the core by default, which is about two hours on two cores; `--sample` takes some at random, `--module`
+those of one room. It works on copies of what git tracks. A mutant that changes nothing which could be observed is named, with
+the reason, in `tests/mutants/equivalent.txt`; it is not tried and does not count.
 
 Ends with 1 if more than one in twenty survives.
 """
